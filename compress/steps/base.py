@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compress.models.source import SourceModel
     from compress.tasks.base import Task
 
-__all__ = ["Context", "Step"]
+__all__ = ["Context", "SourceFacts", "Step"]
 
 C = TypeVar("C")
 
@@ -91,6 +91,10 @@ class Step(ABC, Generic[C]):
     def check(self, config: C, source: SourceFacts) -> None:
         """Refuse, before any work, a config that cannot work on such a source; raises ConfigError."""
         return None
+
+    def after(self, config: C, source: SourceFacts) -> SourceFacts:
+        """Return what will be known of the checkpoint that this step leaves."""
+        return replace(source, format=self.leaves, precision=self.precision or source.precision)
 
     def resolve(self, config: C) -> Mapping[str, Any]:
         """Return what the machine decides for this config (e.g. a range reduced for want of VNNI); part of the key."""

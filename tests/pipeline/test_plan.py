@@ -1,0 +1,75 @@
+"""What the planner refuses, implies and keys, without any work."""
+
+from __future__ import annotations
+
+import pytest
+
+from compress.cli.validate import compose_job
+from compress.errors import ConfigError
+from compress.models.source import SourceModel
+from compress.pipeline.plan import make_plan
+
+BASE = SourceModel("m", None, "f" * 64, "bert", 6, None)
+TUNED = SourceModel("m", None, "f" * 64, "bert", 6, ("negative", "neutral", "positive"))
+
+
+def names(recipe: str, *overrides: str, source: SourceModel = BASE) -> list[str]:
+    job = compose_job(recipe, list(overrides))
+    return [step.name for step in make_plan(job, source, ("negative", "neutral", "positive")).steps]
+
+
+def test_quantize_implies_an_export() -> None:
+    assert names("int8", "steps=[finetune,quantize]") == ["finetune", "export", "quantize"]
+
+
+def test_a_fine_tuned_model_needs_no_finetune() -> None:
+    assert names("distill_int8", "steps=[distill,quantize]", source=TUNED) == ["source", "distill", "export", "quantize"]
+
+
+def test_until_stops_the_plan() -> None:
+    assert names("distill_int8", "until=distill") == ["finetune", "distill"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "source", "message"),
+    [
+        ("[distill,quantize]", BASE, "put finetune before it"),
+        ("[finetune,export,distill]", BASE, "distill cannot follow export"),
+        ("[finetune,quantize,distill]", BASE, "distill cannot follow quantize"),
+        ("[finetune,quantize,export]", BASE, "export cannot follow quantize"),
+        ("[distill,quantize]", SourceModel("m", None, "f" * 64, "bert", 6, ("a", "b")), "not those of the data"),
+    ],
+)
+def test_a_wrong_order_is_refused(steps: str, source: SourceModel, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        names("distill_int8", f"steps={steps}", source=source)
+
+
+def test_more_student_layers_than_the_teacher_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match="layers"):
+        names("distill", "distill.student.layers=7")
+
+
+def keys(*overrides: str) -> dict[str, str]:
+    job = compose_job("distill_int8", list(overrides))
+    plan = make_plan(job, BASE, None).with_keys(job, "d" * 64)
+    return {step.name: step.key for step in plan.steps}
+
+
+def test_a_key_follows_what_can_change_the_bytes_and_nothing_else() -> None:
+    base = keys()
+    changed = {
+        override: {name for name, key in keys(override).items() if key != base[name]}
+        for override in (
+            "quantize.per_channel=false",
+            "distill.temperature=5",
+            "seed=3",
+            "finetune.checkpoint_seconds=5",
+            "benchmark.threads=1",
+        )
+    }
+    assert changed["quantize.per_channel=false"] == {"quantize"}
+    assert changed["distill.temperature=5"] == {"distill", "export", "quantize"}
+    assert changed["seed=3"] == {"finetune", "distill", "export", "quantize"}
+    assert not changed["finetune.checkpoint_seconds=5"]
+    assert not changed["benchmark.threads=1"]
