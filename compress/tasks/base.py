@@ -35,7 +35,8 @@ class Features:
         Rows that were longer than ``max_length`` and were cut.
     references : list
         Per row what the metric compares with, where that is not `labels`: for token classification
-        the list of tags of all words, those that truncation cut off included.
+        ``words`` (how many), ``word_of`` (the word of each first piece) and ``tags`` (of all words, those that
+        truncation cut off included).
     """
 
     inputs: list[dict[str, list[int]]]

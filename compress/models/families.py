@@ -1,0 +1,93 @@
+"""Where an architecture keeps its layers and embeddings: one short declaration per family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from compress.errors import UnsupportedError
+
+__all__ = ["Family", "families", "family"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Places in a transformers model of one ``model_type``.
+
+    Attributes
+    ----------
+    architecture : str
+        ``model_type`` of the config.
+    base : str
+        Attribute of the model with a head that holds the base model.
+    layers : str
+        Path of the ModuleList of layers below the base model.
+    word_embeddings : str
+        Path of the token embedding below the base model.
+    config_layers, config_heads, config_intermediate, config_hidden : str
+        Names in the config of the number of layers, heads, the feed-forward width and the hidden width.
+    """
+
+    architecture: str
+    base: str
+    layers: str = "encoder.layer"
+    word_embeddings: str = "embeddings.word_embeddings"
+    config_layers: str = "num_hidden_layers"
+    config_heads: str = "num_attention_heads"
+    config_intermediate: str = "intermediate_size"
+    config_hidden: str = "hidden_size"
+
+    def layer_list(self, model: Any) -> Any:
+        """Return the ModuleList of layers of a model with a head."""
+        return model.get_submodule(f"{self.base}.{self.layers}")
+
+    def replace_layers(self, model: Any, layers: Any) -> None:
+        """Put another ModuleList in place of the layers, and say so in the config."""
+        parent, _, name = f"{self.base}.{self.layers}".rpartition(".")
+        setattr(model.get_submodule(parent), name, layers)
+        setattr(model.config, self.config_layers, len(layers))
+
+
+_BUILT_IN = (
+    Family("bert", "bert"),
+    Family("roberta", "roberta"),
+    Family("xlm-roberta", "roberta"),
+    Family("electra", "electra"),
+    Family("mpnet", "mpnet"),
+    Family(
+        "distilbert",
+        "distilbert",
+        layers="transformer.layer",
+        config_layers="n_layers",
+        config_heads="n_heads",
+        config_intermediate="hidden_dim",
+        config_hidden="dim",
+    ),
+)
+
+
+def families() -> dict[str, Family]:
+    """Return every family by architecture; other packages add theirs by the entry point group ``compress.families``."""
+    known = {family.architecture: family for family in _BUILT_IN}
+    for entry in metadata.entry_points(group="compress.families"):
+        offered: Family = entry.load()
+        known.setdefault(offered.architecture, offered)
+    return known
+
+
+def family(architecture: str) -> Family:
+    """Return the family of a ``model_type``.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is not known.
+    """
+    known = families()
+    if architecture not in known:
+        raise UnsupportedError(
+            f"models of type {architecture!r} are not known; known: {', '.join(sorted(known))} "
+            f"(CONTRIBUTING.md says how to add a family)"
+        )
+    return known[architecture]

@@ -1,0 +1,306 @@
+"""Building, saving and loading torch models so that nothing is re-initialised in silence and equal work gives equal bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import CheckpointError, ConfigError, UnsupportedError
+from compress.models.families import family
+
+if TYPE_CHECKING:
+    import torch
+
+    from compress.checkpoint import Checkpoint, Writer
+    from compress.config.schemas import RandomModel
+    from compress.data.base import Data
+    from compress.models.source import SourceModel
+    from compress.tasks.base import Task
+
+__all__ = ["build_model", "load_model", "load_source", "load_tokenizer", "save_model", "structure_of", "student_of"]
+
+log = logging.getLogger(__name__)
+
+_ATTENTION = "sdpa"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the load reports and progress bars of transformers."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Return the fast tokenizer of a directory; no network, no code of its own.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is no fast tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+    if not tokenizer.is_fast:
+        raise UnsupportedError(f"{path}: no fast tokenizer (tokenizer.json), which aligning words needs")
+    return tokenizer
+
+
+def build_model(source: SourceModel, task: Task, data: Data, seed: int) -> tuple[Any, Any]:
+    """Return a model with a fresh head for the task, and its tokenizer.
+
+    Parameters
+    ----------
+    source
+        The model a run starts from.
+    task
+        Says which head, and its labels.
+    data
+        The training texts make the vocabulary of a random model.
+    seed
+        Seed of whatever is freshly initialised.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    if source.random is not None:
+        return _random_model(source.random, task, data)
+    assert source.path is not None
+    tokenizer = load_tokenizer(source.path)
+    model, fresh = _from_pretrained(source, task)
+    base = f"{family(source.architecture).base}."
+    lost = sorted(name for name in fresh if name.startswith(base) and ".pooler." not in f".{name}.")
+    if lost:
+        raise CheckpointError(f"model.path={source.name} lacks weights of its body: {', '.join(lost[:4])}; it is not whole")
+    log.info("%s: freshly initialised: %s", source.name, ", ".join(sorted(fresh)) or "nothing")
+    return model.float().eval(), tokenizer
+
+
+def load_source(source: SourceModel, task: Task) -> tuple[Any, Any]:
+    """Return an already fine-tuned model and its tokenizer; every weight must be in its files."""
+    if source.path is None or source.labels is None:
+        raise ConfigError(f"model.path={source.name} has no fine-tuned head; put finetune first in steps")
+    model, fresh = _from_pretrained(source, task)
+    if fresh:
+        raise CheckpointError(f"model.path={source.name} lacks the weights {', '.join(sorted(fresh)[:4])}; it is not whole")
+    return model.float().eval(), load_tokenizer(source.path)
+
+
+def _from_pretrained(source: SourceModel, task: Task) -> tuple[Any, set[str]]:
+    """Return the model with the task's head, and the names of its parameters that were not in the files."""
+    from transformers import AutoConfig
+
+    with _quiet():
+        config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, trust_remote_code=False)
+        config.id2label = dict(enumerate(task.labels))
+        config.label2id = {label: number for number, label in enumerate(task.labels)}
+        config.num_labels = len(task.labels)
+        if task.name == "text_classification":
+            config.problem_type = "single_label_classification"
+        try:
+            model, report = task.model_class().from_pretrained(
+                str(source.path),
+                config=config,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                attn_implementation=_ATTENTION,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"model.path={source.name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    base = f"{family(source.architecture).base}."
+    mismatched = {str(entry[0] if isinstance(entry, tuple | list) else entry) for entry in report["mismatched_keys"]}
+    body = sorted(name for name in mismatched if name.startswith(base))
+    if body:
+        raise CheckpointError(f"model.path={source.name}: the shape of {', '.join(body[:4])} is not that of its config")
+    return model, set(report["missing_keys"]) | mismatched
+
+
+def _random_model(config: RandomModel, task: Task, data: Data) -> tuple[Any, Any]:
+    from transformers import BertConfig
+
+    tokenizer = _character_tokenizer(config, data)
+    with _quiet():
+        bert = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.intermediate_size,
+            max_position_embeddings=max(config.max_length, 160),
+            pad_token_id=tokenizer.pad_token_id,
+            id2label=dict(enumerate(task.labels)),
+            label2id={label: number for number, label in enumerate(task.labels)},
+        )
+        model = task.model_class().from_config(bert, attn_implementation=_ATTENTION)
+    return model.float().eval(), tokenizer
+
+
+def _character_tokenizer(config: RandomModel, data: Data) -> Any:
+    """Return a WordPiece tokenizer of ASCII characters, their continuations and the most frequent training words."""
+    import string
+    from collections import Counter
+
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import WordPiece
+    from transformers import PreTrainedTokenizerFast
+
+    if "text" in data.train.columns:
+        words = [word for text in data.train["text"] for word in str(text).lower().split()]
+    else:
+        words = [word.lower() for row in data.train["tokens"] for word in row]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    signs = sorted(set(string.ascii_lowercase + string.digits + string.punctuation))
+    entries = dict.fromkeys([*special, *signs, *(f"##{sign}" for sign in signs)])
+    frequent = sorted(Counter(word for word in words if word.isalnum()).items(), key=lambda item: (-item[1], item[0]))
+    for word, _ in frequent:
+        if len(entries) >= config.vocabulary:
+            break
+        entries.setdefault(word)
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    raw = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    raw.normalizer = normalizers.BertNormalizer(lowercase=True)
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.decoder = decoders.WordPiece()
+    raw.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def save_model(out: Writer, model: Any, tokenizer: Any, max_length: int) -> None:
+    """Write config.json, the tokenizer and model.safetensors; equal models give equal bytes, and no path is kept."""
+    from safetensors.torch import save_file
+
+    tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(str(out.path))
+    _clean_json(out.path / "tokenizer_config.json", drop=("name_or_path", "tokenizer_file", "special_tokens_map_file"))
+    config = model.config.to_dict()
+    for name in ("_name_or_path", "_attn_implementation_internal", "_commit_hash", "torch_dtype"):
+        config.pop(name, None)
+    config["architectures"] = [type(model).__name__]
+    config["dtype"] = "float32"
+    (out.path / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tensors = _unique_tensors(model)
+    save_file(tensors, str(out.path / "model.safetensors"), metadata={"format": "pt"})
+    out.structure = structure_of(model)
+
+
+def _clean_json(file: Path, drop: Sequence[str]) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for name in drop:
+        content.pop(name, None)
+    file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _unique_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Return the state by name; of tensors that share memory the first name only."""
+    seen: dict[tuple[int, tuple[int, ...]], str] = {}
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tuple(tensor.shape))
+        if place in seen and tensor.numel():
+            continue
+        seen[place] = name
+        tensors[name] = tensor.detach().to("cpu").contiguous()
+    return tensors
+
+
+def load_model(checkpoint: Checkpoint) -> Any:
+    """Return the fp32 model of a torch checkpoint in eval mode, with the weights that were written and no others.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no torch checkpoint, or a weight is missing, unexpected or of another shape.
+    """
+    from safetensors.torch import load_file
+    from transformers import AutoConfig
+
+    from compress import tasks
+
+    if checkpoint.format != "torch":
+        raise CheckpointError(f"{checkpoint.path} is a checkpoint of format {checkpoint.format}; a torch one is needed")
+    manifest = checkpoint.manifest
+    task = tasks.create(manifest.task, manifest.labels, metric=manifest.metric)
+    with _quiet():
+        config = AutoConfig.from_pretrained(str(checkpoint.path), local_files_only=True, trust_remote_code=False)
+        model = task.model_class().from_config(config, attn_implementation=_ATTENTION)
+    tensors = load_file(str(checkpoint.path / "model.safetensors"))
+    _check_shapes(model, tensors, checkpoint.path)
+    model.load_state_dict(tensors, strict=False)
+    model.tie_weights()
+    return model.float().eval()
+
+
+def _check_shapes(model: Any, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    wanted = model.state_dict()
+    held = _unique_tensors(model)
+    missing = sorted(set(held) - set(tensors))
+    unexpected = sorted(set(tensors) - set(wanted))
+    shapes = sorted(name for name in set(tensors) & set(wanted) if tensors[name].shape != wanted[name].shape)
+    for what, names in (("lacks", missing), ("has the unknown", unexpected), ("has another shape of", shapes)):
+        if names:
+            raise CheckpointError(f"{path}: model.safetensors {what} {', '.join(names[:4])} for its config.json")
+
+
+def student_of(teacher: Any, layers: Sequence[int]) -> Any:
+    """Return a copy of a model that keeps the given layers, in that order.
+
+    Parameters
+    ----------
+    teacher : torch.nn.Module
+        A transformers model of a known family; unchanged.
+    layers : sequence of int
+        Indices of its layers; each is copied.
+    """
+    import torch
+
+    places = family(teacher.config.model_type)
+    student = copy.deepcopy(teacher)
+    kept = places.layer_list(student)
+    if any(not 0 <= layer < len(kept) for layer in layers):
+        raise ConfigError(f"student layers {list(layers)}: the teacher has layers 0 to {len(kept) - 1}")
+    places.replace_layers(student, torch.nn.ModuleList([copy.deepcopy(kept[layer]) for layer in layers]))
+    return student
+
+
+def structure_of(model: Any) -> dict[str, Any]:
+    """Return what structure.json says: layers, heads and feed-forward width per layer, hidden width, vocabulary."""
+    places, config = family(model.config.model_type), model.config
+    layers = len(places.layer_list(model))
+    return {
+        "layers": layers,
+        "heads": [getattr(config, places.config_heads)] * layers,
+        "intermediate_size": [getattr(config, places.config_intermediate)] * layers,
+        "hidden_size": getattr(config, places.config_hidden),
+        "vocabulary": model.get_submodule(f"{places.base}.{places.word_embeddings}").num_embeddings,
+    }

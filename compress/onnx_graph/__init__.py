@@ -1,0 +1,19 @@
+"""ONNX graphs: read, tidied to the same bytes every time, searched and rewritten."""
+
+from compress.onnx_graph.canonical import canonicalise
+from compress.onnx_graph.files import MODEL_FILE, load_graph, save_graph
+from compress.onnx_graph.names import name_weights
+from compress.onnx_graph.tables import quantize_tables
+from compress.onnx_graph.weights import find_head, float_products, integer_products
+
+__all__ = [
+    "MODEL_FILE",
+    "canonicalise",
+    "find_head",
+    "float_products",
+    "integer_products",
+    "load_graph",
+    "name_weights",
+    "quantize_tables",
+    "save_graph",
+]

@@ -1,0 +1,83 @@
+"""Models that this project did not write: to predict with and to measure beside ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from compress.errors import CheckpointError
+from compress.runtime.base import Predictor
+
+__all__ = ["open_foreign"]
+
+_TASKS = {
+    "ForSequenceClassification": "text_classification",
+    "ForTokenClassification": "token_classification",
+}
+_LENGTH_UNKNOWN = 512
+
+
+def open_foreign(path: Path, threads: int, device: str) -> Predictor:
+    """Open a Hugging Face directory with a fine-tuned head, or an ``.onnx`` file.
+
+    Beside an ``.onnx`` file, config.json and a tokenizer are used if present; without them only numbers
+    go in and out.
+
+    Raises
+    ------
+    CheckpointError
+        If it holds no head that is known, or weights in another form than safetensors.
+    """
+    from compress import tasks
+    from compress.runtime.onnx_predictor import OnnxPredictor
+    from compress.runtime.opening import onnx_device, torch_device
+    from compress.runtime.torch_predictor import TorchPredictor
+
+    folder = path if path.is_dir() else path.parent
+    config = _config(folder)
+    name = next((task for ending, task in _TASKS.items() if str(config.get("_head")).endswith(ending)), None)
+    task = tasks.create(name, _labels(config, folder)) if name is not None else None
+    tokenizer, length = None, int(config.get("max_position_embeddings") or _LENGTH_UNKNOWN)
+    if task is not None:
+        from compress.models.torch_io import load_tokenizer
+
+        tokenizer = load_tokenizer(folder)
+        length = min(length, int(getattr(tokenizer, "model_max_length", length) or length))
+    if path.suffix == ".onnx" and path.is_file():
+        precision = "int8" if "int8" in path.stem or "quant" in path.stem else "fp32"
+        where = onnx_device(device, precision)
+        return OnnxPredictor(path, task=task, tokenizer=tokenizer, threads=threads, device=where, max_length=length)
+    if task is None:
+        raise CheckpointError(
+            f"{folder}: its config.json names {config.get('_head') or 'no architecture'}; needed is a fine-tuned model "
+            f"that ends with {' or '.join(_TASKS)}"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder}: no .safetensors file; other forms of weights are not read")
+    model = task.model_class().from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
+    )
+    return TorchPredictor(
+        model.float(), task=task, tokenizer=tokenizer, threads=threads, device=torch_device(device), max_length=length
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config["_head"] = next(iter(config.get("architectures") or []), None)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a Hugging Face config: {error}") from error
+    return config
+
+
+def _labels(config: dict[str, Any], folder: Path) -> list[str]:
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    try:
+        return [names[str(number)] for number in range(len(names))]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}/config.json: id2label must name the classes 0..n-1, has {names}") from error

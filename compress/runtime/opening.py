@@ -1,0 +1,126 @@
+"""Open whatever is there: a checkpoint of ours, a Hugging Face checkpoint, an ``.onnx`` file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from compress.checkpoint import Checkpoint
+    from compress.runtime.base import Predictor
+
+__all__ = ["load", "open_predictor"]
+
+
+def open_predictor(
+    path_or_checkpoint: str | os.PathLike[str] | Checkpoint, threads: int | None = None, device: str = "auto"
+) -> Predictor:
+    """Open a model for inference.
+
+    Parameters
+    ----------
+    path_or_checkpoint : path or Checkpoint
+        A directory that this project wrote (any format), a directory with a fine-tuned Hugging Face
+        classifier or tagger in safetensors, or an ``.onnx`` file. No network and no store is asked.
+    threads : int, optional
+        Intra-op threads; by default the cores that this process may use.
+    device : str, default "auto"
+        ``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes a GPU where there is one, except for INT8, which the
+        CUDA provider of ONNX Runtime runs slower than fp32.
+
+    Returns
+    -------
+    Predictor
+        With ``predict``, ``logits`` and ``session``.
+
+    Raises
+    ------
+    CheckpointError
+        If nothing there can be opened or a file is not what its hash says.
+    MachineError, UnsupportedError
+        If the device is absent.
+    """
+    from compress.checkpoint import Checkpoint, open_checkpoint
+
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads={threads}; at least 1 is needed")
+    threads = threads if threads is not None else _cores()
+    if isinstance(path_or_checkpoint, Checkpoint):
+        return _open_own(path_or_checkpoint, threads, device)
+    path = Path(path_or_checkpoint).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such file or directory")
+    if path.is_file() and path.suffix != ".onnx":
+        raise CheckpointError(f"{path} is a file; needed is a checkpoint's directory or an .onnx file")
+    folder = path if path.is_dir() else path.parent
+    if (folder / "checkpoint.json").is_file() and (path.is_dir() or path.name == "model.onnx"):
+        return _open_own(open_checkpoint(folder), threads, device)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise CheckpointError(f"{path} holds neither a checkpoint.json nor a config.json: it is no checkpoint")
+    from compress.runtime.foreign import open_foreign
+
+    return open_foreign(path, threads, device)
+
+
+load = open_predictor
+
+
+def _open_own(checkpoint: Checkpoint, threads: int, device: str) -> Predictor:
+    from compress import tasks
+    from compress.models.torch_io import load_model, load_tokenizer
+    from compress.runtime.onnx_predictor import open_onnx
+    from compress.runtime.torch_predictor import TorchPredictor
+
+    manifest = checkpoint.manifest
+    task = tasks.create(manifest.task, manifest.labels, metric=manifest.metric)
+    tokenizer = load_tokenizer(checkpoint.path)
+    if checkpoint.format == "onnx":
+        return open_onnx(
+            checkpoint.path,
+            task=task,
+            tokenizer=tokenizer,
+            threads=threads,
+            device=onnx_device(device, checkpoint.precision),
+            checkpoint=checkpoint,
+            max_length=manifest.max_length,
+        )
+    if checkpoint.format == "torch":
+        return TorchPredictor(
+            load_model(checkpoint),
+            task=task,
+            tokenizer=tokenizer,
+            threads=threads,
+            device=torch_device(device),
+            checkpoint=checkpoint,
+            max_length=manifest.max_length,
+        )
+    raise CheckpointError(f"{checkpoint.path}: format {checkpoint.format!r}; known are torch and onnx")
+
+
+def torch_device(device: str) -> str:
+    """Return the device that torch is to use; raises MachineError where it is absent."""
+    if device == "cpu":
+        return device
+    from compress.machine import resolve_device
+
+    return resolve_device(device)
+
+
+def onnx_device(device: str, precision: str) -> str:
+    """Return the device that ONNX Runtime is to use: ``auto`` is the GPU only for a float model it can run there."""
+    if device != "auto":
+        return device if device == "cpu" else torch_device(device)
+    if precision == "int8":
+        return "cpu"
+    import onnxruntime
+
+    return torch_device(device) if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+
+
+def _cores() -> int:
+    from compress.machine import usable_cores
+
+    return usable_cores()

@@ -1,0 +1,120 @@
+"""A model run by torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compress.errors import DataError
+from compress.runtime.base import MODEL_INPUTS, Predictor
+
+if TYPE_CHECKING:
+    import torch
+
+    from compress.checkpoint import Checkpoint
+    from compress.tasks.base import Task
+
+__all__ = ["TorchPredictor"]
+
+
+class TorchPredictor(Predictor):
+    """Run a transformers model with a task head, in eval mode and without gradients.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Takes token ids, returns an object with ``logits``. Moved to `device`.
+    task : Task or None
+        What it was trained for.
+    tokenizer
+        The tokenizer it was trained with.
+    threads : int
+        Intra-op threads; torch knows one number per process, it is set again before each batch.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+    checkpoint : Checkpoint, optional
+        Where it came from.
+    max_length : int, optional
+        Longest input in tokens.
+    """
+
+    runtime = "torch"
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        *,
+        task: Task | None,
+        tokenizer: Any,
+        threads: int,
+        device: str = "cpu",
+        checkpoint: Checkpoint | None = None,
+        max_length: int = 512,
+    ) -> None:
+        self.model = model.to(device).eval()
+        self.task, self.tokenizer, self.checkpoint = task, tokenizer, checkpoint
+        self.threads, self.device, self.max_length = threads, device, max_length
+        accepted = inspect.signature(model.forward).parameters
+        self.input_names = tuple(name for name in MODEL_INPUTS if name in accepted)
+
+    def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Run one batch; see `Predictor.logits`."""
+        inputs = self._tensors(batch)
+        try:
+            found: np.ndarray = self._run(inputs).logits.float().cpu().numpy()
+        except IndexError as error:
+            shape = list(inputs["input_ids"].shape)
+            raise DataError(
+                f"a batch of the shape {shape} does not fit the model (too long, or ids too high)"
+            ) from error
+        return found
+
+    def session(self, batch: Mapping[str, np.ndarray]) -> Callable[[], Any]:
+        """Return a function that runs `batch` once; on a GPU it waits for the result."""
+        import torch
+
+        inputs, model, device = self._tensors(batch), self.model, self.device
+        torch.set_num_threads(self.threads)
+
+        def run_cpu() -> Any:
+            with torch.inference_mode():
+                return model(**inputs).logits
+
+        def run_cuda() -> Any:
+            with torch.inference_mode():
+                logits = model(**inputs).logits
+            torch.cuda.synchronize(device)
+            return logits
+
+        return run_cuda if device.startswith("cuda") else run_cpu
+
+    def set_threads(self, threads: int) -> None:
+        """Change the intra-op threads of this process."""
+        import torch
+
+        self.threads = threads
+        torch.set_num_threads(threads)
+
+    def close(self) -> None:
+        """Free the model."""
+        import torch
+
+        self.model = torch.nn.Identity()
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    def _tensors(self, batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        import torch
+
+        return {name: torch.from_numpy(values).to(self.device) for name, values in self._prepare(batch).items()}
+
+    def _run(self, inputs: Mapping[str, torch.Tensor]) -> Any:
+        import torch
+
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        with torch.inference_mode():
+            return self.model(**inputs)

@@ -1,0 +1,77 @@
+"""Which layers a student takes from its source, and which teacher layers it is compared with."""
+
+from __future__ import annotations
+
+from compress.config.schemas import Student
+from compress.errors import ConfigError
+
+__all__ = ["chosen_layers", "matched_layers"]
+
+
+def chosen_layers(student: Student, layers: int) -> tuple[int, ...]:
+    """Return the layers, counted from 0, that are copied into the student, in order.
+
+    ``uniform`` spreads them over the depth, first and last included: layer ``j`` of ``l`` comes from
+    ``floor(j (L - 1) / (l - 1))``, so 3 of 6 are 0, 2, 5 and 2 of 6 are 0, 5.
+
+    Parameters
+    ----------
+    student
+        The student's config.
+    layers
+        Layers of the model they are taken from.
+
+    Raises
+    ------
+    ConfigError
+        More layers than there are, or a list of the wrong length or with a layer out of range.
+    """
+    wanted = student.layers
+    if wanted > layers:
+        raise ConfigError(
+            f"student.layers={wanted}: the source has {layers} layers, and a student is made from them; "
+            f"allowed are 1 to {layers}"
+        )
+    listed = student.initialise_from
+    if listed is not None:
+        if len(listed) != wanted:
+            raise ConfigError(
+                f"student.initialise_from={list(listed)} lists {len(listed)} layers, but student.layers={wanted}; "
+                f"list one source layer for each student layer"
+            )
+        outside = [layer for layer in listed if not 0 <= layer < layers]
+        if outside:
+            raise ConfigError(
+                f"student.initialise_from={list(listed)}: {outside[0]} is no layer of the source, "
+                f"which has layers 0 to {layers - 1}"
+            )
+        return tuple(int(layer) for layer in listed)
+    if student.layer_choice == "first":
+        return tuple(range(wanted))
+    if student.layer_choice == "last":
+        return tuple(range(layers - wanted, layers))
+    if wanted == 1:
+        return (0,)
+    return tuple(j * (layers - 1) // (wanted - 1) for j in range(wanted))
+
+
+def matched_layers(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
+    """Return for each student layer the teacher layer, counted from 0, whose output it is to reproduce.
+
+    The end of student layer ``j`` is matched with the end of teacher layer ``(j + 1) L / l``, rounded half up:
+    both have then done the same share of the work, and last meets last (the uniform strategy of TinyBERT,
+    arXiv 1909.10351). This is about outputs, and differs from the layers that `chosen_layers` copies.
+
+    Raises
+    ------
+    ConfigError
+        A student deeper than its teacher.
+    """
+    if student_layers > teacher_layers:
+        raise ConfigError(
+            f"weights.hidden: a student of {student_layers} layers cannot be matched with a teacher of "
+            f"{teacher_layers}; set student.layers to at most {teacher_layers}, or weights.hidden=0"
+        )
+    return tuple(
+        (2 * (j + 1) * teacher_layers + student_layers) // (2 * student_layers) - 1 for j in range(student_layers)
+    )

@@ -1,0 +1,193 @@
+"""The step: make the student, ask the teacher once, train."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compress.config.schemas import Distill
+from compress.errors import ConfigError, StepError
+from compress.steps.base import Context, SourceFacts, Step
+from compress.steps.distill.layers import chosen_layers, matched_layers
+
+if TYPE_CHECKING:
+    from compress.checkpoint import Checkpoint, Writer
+    from compress.models.source import SourceModel
+    from compress.tasks.base import Features
+
+__all__ = ["DistillStep"]
+
+log = logging.getLogger(__name__)
+
+
+class DistillStep(Step[Distill]):
+    """A student made of some of its source's layers learns from labels, and from a teacher's logits and hidden states.
+
+    The student is made from the step's source. Its teacher is that source too, or the checkpoint of the earlier step
+    that `teacher` names: after pruning, ``distill.teacher=finetune`` makes the student from the pruned model and has
+    the unpruned one teach.
+    """
+
+    kind: ClassVar[str] = "distill"
+    config: ClassVar[type] = Distill
+    accepts: ClassVar[frozenset[str]] = frozenset({"torch"})
+    leaves: ClassVar[str] = "torch"
+    precision: ClassVar[str | None] = "fp32"
+    packages: ClassVar[tuple[str, ...]] = (
+        "accelerate",
+        "evaluate",
+        "numpy",
+        "safetensors",
+        "seqeval",
+        "tokenizers",
+        "torch",
+        "transformers",
+    )
+    modules: ClassVar[tuple[str, ...]] = (
+        "compress.steps.distill",
+        "compress.training",
+        "compress.models",
+        "compress.tasks",
+    )
+    trains: ClassVar[bool] = True
+
+    def inputs(self, config: Distill) -> tuple[str, ...]:
+        """Return the teacher's step, if one is named and its answers are asked for."""
+        return () if config.teacher is None or not _asks_teacher(config) else (config.teacher,)
+
+    def check(self, config: Distill, source: SourceFacts) -> None:
+        """Refuse a student that the source cannot give, and a loss without terms."""
+        if source.precision != "fp32":
+            raise ConfigError(f"distill trains an fp32 model, this one is {source.precision}; put distill before it")
+        weights = config.weights
+        if not (weights.task or weights.logits or weights.hidden):
+            raise ConfigError(
+                "weights: task, logits and hidden are all 0, so there is nothing to learn from; set one of them above 0"
+            )
+        chosen_layers(config.student, source.layers)
+
+    def after(self, config: Distill, source: SourceFacts) -> SourceFacts:
+        """Return the source's facts with the student's layers."""
+        return replace(super().after(config, source), layers=config.student.layers)
+
+    def run(self, source: Checkpoint | SourceModel, config: Distill, context: Context, out: Writer) -> None:
+        """Make the student, compute or reuse the teacher's outputs, train, save the best epoch."""
+        from compress.checkpoint import Checkpoint
+        from compress.models.torch_io import load_model, load_tokenizer, save_model, student_of
+        from compress.steps.distill.losses import distillation_loss
+        from compress.training import reproducible, train
+
+        if not isinstance(source, Checkpoint):
+            raise StepError(f"step {context.name}: distill reads a checkpoint; {source.name} was never loaded into one")
+        teacher = context.inputs[config.teacher] if self.inputs(config) and config.teacher is not None else source
+        task = context.task
+        layers = chosen_layers(config.student, source.layers)
+        check_teacher(teacher, source, config, context)
+        tokenizer = load_tokenizer(source.path)
+        features = task.encode(context.data.train, tokenizer, context.max_length)
+        judged = task.encode(context.data.validation, tokenizer, context.max_length)
+        with reproducible(context.seed, context.threads):
+            student = student_of(load_model(source), list(layers))
+            extras = None
+            if _asks_teacher(config):
+                extras = _ask(teacher, student, features, tokenizer, config, context).batch
+        log.info("%s: a student of layers %s", context.name, ", ".join(str(layer) for layer in layers))
+        result = train(
+            student,
+            tokenizer,
+            task,
+            features,
+            judged,
+            config,
+            seed=context.seed,
+            device=context.device,
+            threads=context.threads,
+            scratch=context.scratch,
+            loss_fn=distillation_loss(task, config),
+            extras=extras,
+            description=context.name,
+        )
+        out.facts["initialised_from"] = list(layers)
+        out.facts["best_epoch"] = result.epoch
+        out.facts["validation"] = {task.metric: result.metric}
+        out.facts["history"] = result.history
+        save_model(out, student, tokenizer, context.max_length)
+
+
+def check_teacher(teacher: Checkpoint, source: Checkpoint, config: Distill, context: Context) -> None:
+    """Refuse, before any work, a teacher that cannot teach this student."""
+    if not _asks_teacher(config):
+        return
+    name = config.teacher or "the source"
+    if teacher.format != "torch" or teacher.precision != "fp32":
+        raise ConfigError(
+            f"{context.name}.teacher={name}: its checkpoint is {teacher.format} {teacher.precision}; "
+            f"a teacher must be a torch fp32 checkpoint, such as that of finetune"
+        )
+    if tuple(teacher.labels) != tuple(context.task.labels):
+        raise ConfigError(
+            f"{context.name}.teacher={name}: its labels are {list(teacher.labels)[:8]}, the task's are "
+            f"{list(context.task.labels)[:8]}; a teacher must know the same labels in the same order"
+        )
+    if teacher.digest != source.digest and _tokenizer_bytes(teacher.path) != _tokenizer_bytes(source.path):
+        raise ConfigError(
+            f"{context.name}.teacher={name}: its tokenizer is not the student's, so its answers cannot be matched "
+            f"token by token; choose a teacher of the same tokenizer"
+        )
+    if config.weights.hidden > 0:
+        matched_layers(config.student.layers, teacher.layers)
+
+
+def _asks_teacher(config: Distill) -> bool:
+    return config.weights.logits > 0 or config.weights.hidden > 0
+
+
+def _ask(
+    teacher: Checkpoint, student: Any, features: Features, tokenizer: Any, config: Distill, context: Context
+) -> Any:
+    """Return the teacher's outputs on the training rows, from the cache if they are there."""
+    from importlib.metadata import version
+
+    from compress.models.torch_io import load_model
+    from compress.steps.distill.teacher import teacher_outputs
+    from compress.training import padding_of
+
+    kept: tuple[int, ...] = ()
+    if config.weights.hidden > 0:
+        kept = matched_layers(config.student.layers, teacher.layers)
+        _check_width(teacher, student, config, context)
+    identity = {
+        "teacher": teacher.digest,
+        "data": context.data.fingerprint,
+        "max_length": context.max_length,
+        "transformers": version("transformers"),
+        "tokenizers": version("tokenizers"),
+    }
+    return teacher_outputs(
+        lambda: load_model(teacher),
+        context.task,
+        features,
+        padding_of(tokenizer),
+        keep_layers=kept,
+        identity=identity,
+        cache=context.cache,
+        device=context.device,
+    )
+
+
+def _check_width(teacher: Checkpoint, student: Any, config: Distill, context: Context) -> None:
+    import json
+
+    width = json.loads((teacher.path / "config.json").read_text(encoding="utf-8")).get("hidden_size")
+    if width != student.config.hidden_size:
+        raise ConfigError(
+            f"{context.name}.weights.hidden={config.weights.hidden}: the teacher is {width} wide, the student "
+            f"{student.config.hidden_size}; hidden states can be compared at equal width only, set weights.hidden=0"
+        )
+
+
+def _tokenizer_bytes(path: Path) -> bytes:
+    file = path / "tokenizer.json"
+    return file.read_bytes() if file.is_file() else b""

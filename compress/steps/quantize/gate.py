@@ -1,0 +1,60 @@
+"""What a quantized model may lose, judged on the validation split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import StepError
+
+if TYPE_CHECKING:
+    from compress.checkpoint import Checkpoint
+    from compress.steps.base import Context
+
+__all__ = ["judge", "source_metric", "validation_metric"]
+
+
+def validation_metric(directory: Path, context: Context, tokenizer: Any) -> float:
+    """Return the task's main metric of an ONNX model over the whole validation split."""
+    from compress.runtime import open_onnx
+
+    features = context.task.encode(context.data.validation, tokenizer, context.max_length)
+    predictor = open_onnx(directory, task=context.task, tokenizer=tokenizer, threads=context.threads)
+    try:
+        logits = predictor.logits_of(features)
+    finally:
+        predictor.close()
+    return round(float(context.task.metrics(logits, features)[context.task.metric]), 6)
+
+
+def source_metric(source: Checkpoint, context: Context, tokenizer: Any) -> float:
+    """Return the source's validation metric, computed once for all quantizations of that source."""
+    parts = [source.digest, context.data.fingerprint, context.task.name, context.task.metric, str(context.max_length)]
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    path = context.cache / "validation_metrics" / f"{name}.json"
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["value"])
+    except (OSError, ValueError, KeyError, TypeError):
+        value = validation_metric(source.path, context, tokenizer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{name}.{os.getpid()}")
+    temporary.write_text(json.dumps({"value": value}), encoding="utf-8")
+    temporary.replace(path)
+    return value
+
+
+def judge(before: float, after: float, allowed: float, context: Context) -> None:
+    """Raise StepError if the metric fell by more than `allowed` (absolute) or is no number."""
+    lost = before - after if context.task.higher_is_better else after - before
+    if math.isfinite(lost) and lost <= allowed + 1e-9:
+        return
+    raise StepError(
+        f"step {context.name}: validation {context.task.metric} went from {before:.4f} to {after:.4f} on quantization, "
+        f"a loss of {lost:.4f}; {context.name}.max_metric_drop allows {allowed:g}. "
+        f"Try {context.name}.per_channel=true, {context.name}.reduce_range=true or {context.name}.embeddings=false, "
+        f"or raise the gate"
+    )

@@ -1,0 +1,279 @@
+"""Where checkpoints live: content-addressed, atomic, locked. ``python -m compress.store`` looks after it.
+
+Layout below the root: ``objects/KEY`` whole checkpoints, ``tmp`` those being written, ``scratch/KEY`` what a killed
+step left to go on from, ``cache`` prepared data and teacher outputs, ``locks``, ``used/KEY`` when a key was last used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.checkpoint import Checkpoint, Writer, open_checkpoint
+from compress.errors import CheckpointError, CompressError, MachineError
+from compress.files import disk_errors, fsync_directory
+
+__all__ = ["Entry", "Store", "default_path", "main"]
+
+log = logging.getLogger(__name__)
+
+
+def default_path() -> Path:
+    """Return the per-user store: ``$XDG_CACHE_HOME/compress`` or ``~/.cache/compress``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One checkpoint of the store: its key, path, bytes on disk and when it was last used (seconds since the epoch)."""
+
+    key: str
+    path: Path
+    bytes: int
+    used: float
+
+
+class Store:
+    """A directory of checkpoints by key.
+
+    Parameters
+    ----------
+    path
+        The root; None for the per-user default.
+    max_bytes
+        Bound that `prune` keeps to; None for no bound.
+    readonly
+        Open without creating or changing anything.
+
+    Raises
+    ------
+    MachineError
+        If the root cannot be written to.
+    """
+
+    def __init__(self, path: Path | None = None, max_bytes: int | None = None, *, readonly: bool = False) -> None:
+        self.path = (path or default_path()).expanduser().absolute()
+        self.max_bytes = max_bytes
+        self.readonly = readonly
+        if not readonly:
+            with disk_errors(self.path):
+                for name in ("objects", "tmp", "scratch", "cache", "locks", "used"):
+                    (self.path / name).mkdir(parents=True, exist_ok=True)
+                if not os.access(self.path / "objects", os.W_OK):
+                    raise MachineError(f"cannot write to the store at {self.path}; set store.path to a writable folder")
+
+    @property
+    def cache(self) -> Path:
+        """Directory of what all steps share."""
+        return self.path / "cache"
+
+    def contains(self, key: str) -> bool:
+        """Whether a whole checkpoint lies under the key (not verified)."""
+        return (self.path / "objects" / key / "checkpoint.json").is_file()
+
+    def get(self, key: str) -> Checkpoint | None:
+        """Return the verified checkpoint of a key; a damaged one is thrown away with a warning and counts as absent."""
+        directory = self.path / "objects" / key
+        if not directory.exists():
+            return None
+        try:
+            checkpoint = open_checkpoint(directory)
+        except CheckpointError as error:
+            log.warning("the store's checkpoint is damaged and will be made again: %s", error)
+            shutil.rmtree(directory, ignore_errors=True)
+            return None
+        self.touch(key)
+        return checkpoint
+
+    def touch(self, key: str) -> None:
+        """Note that a key was used now."""
+        with disk_errors(self.path):
+            (self.path / "used" / key).touch()
+
+    @contextlib.contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Hold a key for this process; a second one waits and says so. The system frees it if the holder dies."""
+        from filelock import FileLock, Timeout
+
+        with disk_errors(self.path):
+            lock = FileLock(self.path / "locks" / f"{key}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info("another process is at the same step; waiting for its result")
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def building(self, key: str) -> Iterator[Writer]:
+        """Write a checkpoint in a temporary directory that takes its place under the key only when it is whole.
+
+        Call under `lock`. The body must call ``finish`` on the writer.
+        """
+        with disk_errors(self.path):
+            for stale in (self.path / "tmp").glob(f"{key}.*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(dir=self.path / "tmp", prefix=f"{key}."))
+            try:
+                yield Writer(temporary)
+                open_checkpoint(temporary, verify=False)
+                target = self.path / "objects" / key
+                if target.exists():
+                    shutil.rmtree(target)
+                temporary.rename(target)
+                fsync_directory(target.parent)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        self.touch(key)
+
+    def scratch(self, key: str) -> Path:
+        """Return the directory of a step's resume state, made if need be."""
+        path = self.path / "scratch" / key
+        with disk_errors(self.path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def drop_scratch(self, key: str) -> None:
+        """Remove a step's resume state."""
+        shutil.rmtree(self.path / "scratch" / key, ignore_errors=True)
+
+    def entries(self) -> list[Entry]:
+        """Return every checkpoint, the least recently used first."""
+        found = []
+        for path in sorted((self.path / "objects").glob("*")):
+            mark = self.path / "used" / path.name
+            used = mark.stat().st_mtime if mark.exists() else path.stat().st_mtime
+            found.append(Entry(path.name, path, _bytes_below(path), used))
+        return sorted(found, key=lambda entry: (entry.used, entry.key))
+
+    def prune(self, max_bytes: int | None, keep: Collection[str] = ()) -> list[str]:
+        """Remove what is stale and then the least recently used, until at most `max_bytes` are left.
+
+        Parameters
+        ----------
+        max_bytes
+            Bytes to keep to, shared caches included; None removes only what is stale.
+        keep
+            Keys that stay in any case.
+
+        Returns
+        -------
+        list of str
+            Keys removed.
+        """
+        self._remove_stale(keep)
+        if max_bytes is None:
+            return []
+        entries = self.entries()
+        caches = sorted((path for path in self.cache.glob("*/*")), key=lambda path: path.stat().st_mtime)
+        total = sum(entry.bytes for entry in entries) + sum(_bytes_below(path) for path in caches)
+        removed = []
+        for entry in entries:
+            if total <= max_bytes:
+                break
+            if entry.key in keep:
+                continue
+            with self.lock(entry.key):
+                shutil.rmtree(entry.path, ignore_errors=True)
+                (self.path / "used" / entry.key).unlink(missing_ok=True)
+            total -= entry.bytes
+            removed.append(entry.key)
+        for path in caches:
+            if total <= max_bytes:
+                break
+            total -= _bytes_below(path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return removed
+
+    def _remove_stale(self, keep: Collection[str]) -> None:
+        """Remove temporary and resume directories that no living process holds and that are older than a week."""
+        from filelock import FileLock, Timeout
+
+        for path in [*(self.path / "tmp").glob("*"), *(self.path / "scratch").glob("*")]:
+            key = path.name.partition(".")[0]
+            old = time.time() - path.stat().st_mtime > 7 * 86_400
+            if key in keep or not (old or path.parent.name == "tmp"):
+                continue
+            with contextlib.suppress(Timeout), FileLock(self.path / "locks" / f"{key}.lock", timeout=0):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def verify(self) -> dict[str, str]:
+        """Hash every checkpoint; returns the fault of each that is damaged, by key."""
+        faults = {}
+        for entry in self.entries():
+            try:
+                open_checkpoint(entry.path)
+            except CheckpointError as error:
+                faults[entry.key] = str(error)
+        return faults
+
+
+def _bytes_below(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m compress.store list|verify|prune``; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m compress.store", description="Look after the store of checkpoints.")
+    parser.add_argument("action", choices=["list", "verify", "prune"])
+    parser.add_argument("--path", type=Path, help="the store (default: the per-user cache)")
+    parser.add_argument("--max-bytes", type=int, help="prune: keep to this size (default: remove only what is stale)")
+    given = parser.parse_args(arguments)
+    if given.max_bytes is not None and given.max_bytes < 0:
+        parser.error("--max-bytes must not be negative")
+    root = given.path or default_path()
+    if not (root / "objects").is_dir():
+        print(f"error: {root} is no store; give --path", file=sys.stderr)
+        return 2
+    try:
+        store = Store(root)
+        if given.action == "list":
+            _print_entries(store)
+        elif given.action == "prune":
+            removed = store.prune(given.max_bytes)
+            print(f"removed {len(removed)} checkpoints; {sum(e.bytes for e in store.entries()) / 1e6:.1f} MB left in {root}")
+        else:
+            faults = store.verify()
+            for key, fault in faults.items():
+                print(f"{key}: {fault}")
+            print(f"{len(store.entries())} checkpoints, {len(faults)} damaged")
+            return 1 if faults else 0
+    except CompressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def _print_entries(store: Store) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("key", "steps", "format", "MB", "last used", title=str(store.path))
+    for entry in store.entries():
+        try:
+            manifest = open_checkpoint(entry.path, verify=False).manifest
+            steps, form = " → ".join(str(step["name"]) for step in manifest.lineage), f"{manifest.format} {manifest.precision}"
+        except CheckpointError:
+            steps, form = "damaged", "-"
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        table.add_row(entry.key[:16], steps, form, f"{entry.bytes / 1e6:.1f}", used)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Span precision, recall and F1."""

@@ -1,0 +1,284 @@
+"""The transformers.Trainer that the loop runs: our batches, our evaluation, our resume state."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from compress.config.schemas import Training
+from compress.console import Progress, progress_of
+from compress.errors import StepError
+from compress.training.batches import BatchSampler, Collator, Extras, logits_of
+from compress.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from compress.tasks.base import Features, Task
+    from compress.training.loop import LossFunction
+
+__all__ = ["run_trainer"]
+
+log = logging.getLogger(__name__)
+
+_MODEL_FILE = "model.pt"
+_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def run_trainer(
+    model: Any,
+    task: Task,
+    train_features: Features,
+    validation_features: Features,
+    padding: Mapping[str, int],
+    config: Training,
+    state: TrainingState,
+    *,
+    seed: int,
+    device: str,
+    loss_fn: LossFunction,
+    extras: Extras | None,
+    description: str,
+) -> dict[str, Any]:
+    """Train, from the last whole state if there is one; returns the progress as `TrainingState` keeps it."""
+    sampler = BatchSampler(train_features.lengths, config.batch_size, seed)
+    updates_per_epoch = -(-len(sampler) // config.gradient_accumulation)
+    epoch_end = _EpochEnd(
+        model,
+        task,
+        validation_features,
+        padding,
+        config,
+        state,
+        device=device,
+        sampler=sampler,
+        updates_per_epoch=updates_per_epoch,
+    )
+    resume = state.latest()
+    if resume is not None:
+        epoch_end.progress = resume[1]
+        log.info("%s: goes on after update %s", description, resume[0].name.rpartition("-")[2])
+    use_cache = getattr(model.config, "use_cache", None)
+    loader: DataLoader[Any] = DataLoader(
+        range(len(train_features)),  # type: ignore[arg-type]
+        batch_sampler=sampler,
+        collate_fn=Collator(task, train_features, padding, extras),
+    )
+    with progress_of(description, total=config.epochs * updates_per_epoch, unit="updates") as shown:
+        epoch_end.shown = shown
+        trainer = _Trainer(
+            model=model,
+            args=_arguments(config, state.directory, config.epochs * updates_per_epoch, seed, device),
+            callbacks=[epoch_end],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.prepare(loader, loss_fn, state, epoch_end)
+        try:
+            with warnings.catch_warnings():
+                # Recommends calls in an order that Trainer follows; raised where a resumed scheduler is loaded.
+                warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+                trainer.train(resume_from_checkpoint=None if resume is None else str(resume[0]))
+        finally:
+            trainer.accelerator.free_memory()
+            model.zero_grad(set_to_none=True)
+            if use_cache is not None:
+                model.config.use_cache = use_cache
+    return epoch_end.progress
+
+
+def _arguments(config: Training, directory: Path, updates: int, seed: int, device: str) -> TrainingArguments:
+    cpu = device == "cpu"
+    if not cpu:
+        index = int(device.partition(":")[2] or 0)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = f"cuda:{index}"
+    arguments = TrainingArguments(
+        output_dir=str(directory),
+        use_cpu=cpu,
+        seed=seed,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=_SCHEDULES[config.schedule],
+        warmup_steps=math.ceil(config.warmup_ratio * updates),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch_fused",
+        bf16=config.precision == "bf16",
+        fp16=config.precision == "fp16",
+        eval_strategy="no",
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+    if not cpu:
+        # Trainer takes cuda:0 and, where there are several GPUs, wraps the model in DataParallel.
+        chosen = torch.device("cuda", index)
+        torch.cuda.set_device(chosen)
+        arguments.__dict__["_setup_devices"] = chosen
+        arguments.__dict__["_n_gpu"] = 1
+    return arguments
+
+
+class _Trainer(Trainer):
+    """Trainer with our batches and loss, and a resume state that counts only when whole."""
+
+    loss_is_scaled_for_ga = False
+
+    def prepare(
+        self, loader: DataLoader[Any], loss_fn: LossFunction, state: TrainingState, epoch_end: _EpochEnd
+    ) -> None:
+        """Take what the constructor of Trainer has no place for."""
+        self.loader = loader
+        self.loss_fn = loss_fn
+        self.kept = state
+        self.epoch_end = epoch_end
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return our loader; its order needs no generator state, so it is right after a mid-epoch resume too."""
+        return self.loader
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the loss of a batch, which must be a number."""
+        loss = self.loss_fn(model, inputs)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise StepError(
+                f"the loss became {value} at step {self.state.global_step + 1}: the training diverged; "
+                f"lower learning_rate (now {self.args.learning_rate:g}) or max_grad_norm"
+            )
+        self.epoch_end.progress["loss_sum"] += value
+        self.epoch_end.progress["batches"] += 1
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: nobody reads it, and counting parameters takes a millisecond of every step."""
+        return 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> None:
+        return None
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        path = self.kept.begin(self.state.global_step)
+        # The weights, and two moments of each in AdamW.
+        weights = self.epoch_end.model.state_dict()
+        with self.kept.saving(3 * sum(tensor.nbytes for tensor in weights.values())):
+            torch.save(weights, path / _MODEL_FILE)
+            self._save_optimizer_and_scheduler(str(path))
+            self._save_scaler(str(path))
+            self._save_rng_state(str(path))
+            self.state.save_to_json(str(path / "trainer_state.json"))
+        self.kept.complete(path, self.epoch_end.progress)
+        self.epoch_end.saved_at = time.monotonic()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        path = Path(resume_from_checkpoint) / _MODEL_FILE
+        self.epoch_end.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+
+
+class _EpochEnd(TrainerCallback):
+    """Judges each epoch on validation, keeps the best, stops when patience is over, decides when to save."""
+
+    def __init__(
+        self,
+        model: Any,
+        task: Task,
+        features: Features,
+        padding: Mapping[str, int],
+        config: Training,
+        state: TrainingState,
+        *,
+        device: str,
+        sampler: BatchSampler,
+        updates_per_epoch: int,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.features = features
+        self.padding = padding
+        self.config = config
+        self.kept = state
+        self.device = device
+        self.sampler = sampler
+        self.updates_per_epoch = updates_per_epoch
+        self.progress: dict[str, Any] = {"best": None, "history": [], "loss_sum": 0.0, "batches": 0}
+        self.saved_at = time.monotonic()
+        self.shown: Progress | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show what a resumed training has behind it."""
+        if self.shown is not None:
+            self.shown.start_at(state.global_step)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the sampler the epoch, by whole updates: `state.epoch` is a float."""
+        self.sampler.epoch = state.global_step // self.updates_per_epoch
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Save when it is time; never at an epoch's last update, whose evaluation is still to come."""
+        if self.shown is not None:
+            self.shown.advance(note=self._note())
+        due = time.monotonic() - self.saved_at >= self.config.checkpoint_seconds
+        if due and state.global_step % self.updates_per_epoch:
+            control.should_save = True
+        return control
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Evaluate, keep, stop or save."""
+        epoch = state.global_step // self.updates_per_epoch
+        answers = logits_of(
+            self.model, self.task, self.features, self.padding, device=self.device, precision=self.config.precision
+        )
+        metrics = {name: float(value) for name, value in self.task.metrics(answers, self.features).items()}
+        value = metrics[self.task.metric]
+        loss = self.progress["loss_sum"] / max(1, self.progress["batches"])
+        known = {name: number if math.isfinite(number) else None for name, number in metrics.items()}
+        history = [*self.progress["history"], {"epoch": epoch, "loss": loss, **known}]
+        best = self.progress["best"]
+        if self._is_better(value, best):
+            best = {"epoch": epoch, "metric": value, **self.kept.write_best(epoch, self.model.state_dict())}
+        self.progress = {"best": best, "history": history, "loss_sum": 0.0, "batches": 0}
+        log.info(
+            "epoch %d/%d: loss %.4f, validation %s %.4f%s",
+            *(epoch, self.config.epochs, loss, self.task.metric, value),
+            " (best)" if best is not None and best["epoch"] == epoch else "",
+        )
+        patience = self.config.patience
+        stale = epoch - (best["epoch"] if best is not None else 0)
+        if epoch >= self.config.epochs or (patience is not None and stale >= patience):
+            self.kept.finish(self.progress)
+            control.should_training_stop = True
+        else:
+            control.should_save = True
+        return control
+
+    def _is_better(self, value: float, best: Mapping[str, Any] | None) -> bool:
+        if math.isnan(value):
+            return False
+        if best is None:
+            return True
+        return bool(value > best["metric"] if self.task.higher_is_better else value < best["metric"])
+
+    def _note(self) -> str:
+        loss = self.progress["loss_sum"] / max(1, self.progress["batches"])
+        return f"loss {loss:.4f}"
