@@ -33,8 +33,19 @@ def validation_metric(directory: Path, context: Context, tokenizer: Any) -> floa
 
 def source_metric(source: Checkpoint, context: Context, tokenizer: Any) -> float:
     """Return the source's validation metric, computed once for all quantizations of that source."""
-    parts = [source.digest, context.data.fingerprint, context.task.name, context.task.metric, str(context.max_length)]
-    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    from compress.files import canonical_json
+    from compress.keys import source_digest
+    from compress.machine import isa, package_version
+
+    content = {
+        "source": source.digest,
+        "data": context.data.fingerprint,
+        "task": [context.task.name, context.task.metric, list(context.task.labels), context.max_length],
+        "modules": {name: source_digest(name) for name in ("compress.runtime", "compress.tasks")},
+        "packages": {name: package_version(name) for name in ("onnxruntime", "tokenizers", "transformers")},
+        "isa": isa(),
+    }
+    name = hashlib.sha256(canonical_json(content)).hexdigest()
     path = context.cache / "validation_metrics" / f"{name}.json"
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["value"])

@@ -1,0 +1,116 @@
+"""A tiny random BERT as a checkpoint, its export, and the context that steps get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LABELS = ("food", "travel", "weather")
+WORDS = "soup bread cheese train ticket hotel rain storm snow we liked they forgot again today all near river friends".split()
+
+
+def build_checkpoint(folder: Path) -> Any:
+    """Write a torch checkpoint of a two-layer BERT with random weights."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    from compress.checkpoint import Writer
+    from compress.models.torch_io import save_model
+
+    folder.mkdir(parents=True)
+    vocab = folder.parent / "vocab.txt"
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *(f"##{n}" for n in range(376))]))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=400,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        num_labels=3,
+        initializer_range=0.4,
+    )
+    model = BertForSequenceClassification(config).eval()
+    tokenizer = BertTokenizerFast(vocab=str(vocab))
+    out = Writer(folder)
+    save_model(out, model, tokenizer, 32)
+    return finish(out, "torch", "fp32")
+
+
+def finish(out: Any, format: str, precision: str) -> Any:
+    """Close a writer as the pipeline does."""
+    return out.finish(
+        format=format,
+        precision=precision,
+        task="text_classification",
+        metric="accuracy",
+        labels=LABELS,
+        max_length=32,
+        architecture="bert",
+        layers=2,
+        lineage=({"name": "finetune", "kind": "finetune", "config": {}, "key": "0" * 64},),
+    )
+
+
+def build_context(folder: Path, pairs: bool = False) -> Any:
+    """Return what a step gets beside its source and config."""
+    import pandas as pd
+
+    from compress import tasks
+    from compress.data.base import Data
+    from compress.steps.base import Context
+
+    rows = [" ".join(WORDS[start : start + 3 + start % 5]) for start in range(12)]
+    frame = pd.DataFrame({"text": rows, "label": [LABELS[number % 3] for number in range(12)]})
+    if pairs:
+        frame["text_pair"] = rows[::-1]
+    data = Data("tiny", "text_classification", frame, frame, frame, LABELS, f"pairs={pairs}")
+    task = tasks.create("text_classification", LABELS, metric="accuracy")
+    return Context("step", task, data, 32, 0, "cpu", 1, folder / "scratch", folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the torch checkpoint."""
+    return build_checkpoint(tmp_path_factory.mktemp("tiny") / "torch")
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Any:
+    """Return a context over single texts."""
+    return build_context(tmp_path)
+
+
+@pytest.fixture
+def pair_context(tmp_path: Path) -> Any:
+    """Return a context over pairs of texts."""
+    return build_context(tmp_path, pairs=True)
+
+
+@pytest.fixture(scope="session")
+def run_step() -> Callable[..., Any]:
+    """Return a function that runs a step into a folder and closes the checkpoint."""
+
+    def run(step: Any, source: Any, config: Any, context: Any, folder: Path) -> Any:
+        from compress.checkpoint import Writer
+
+        folder.mkdir(parents=True)
+        out = Writer(folder)
+        step.run(source, config, context, out)
+        return finish(out, step.leaves, step.precision)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def exported(source: Any, run_step: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the export of `source`."""
+    from compress.config.schemas import Export
+    from compress.steps.export import ExportStep
+
+    folder = tmp_path_factory.mktemp("exported")
+    return run_step(ExportStep(), source, Export(), build_context(folder), folder / "onnx")

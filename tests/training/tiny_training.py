@@ -1,0 +1,86 @@
+"""A two-layer BERT with dropout learning an easy rule; also a program that trains it, to be killed by tests.
+
+``python tiny_training.py SCRATCH OUTPUT [field=value ...]`` writes the best weights and the history to OUTPUT.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from compress.config.schemas import Training
+from compress.tasks import create
+from compress.tasks.base import Features, Task
+from compress.training import TrainingResult, train
+
+TOKENIZER = SimpleNamespace(pad_token_id=0, pad_token_type_id=0)
+
+
+def tiny_task() -> Task:
+    return create("text_classification", ["a", "b", "c"])
+
+
+def tiny_model(layers: int = 2, seed: int = 0) -> Any:
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        num_labels=3,
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.1,
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+def tiny_features(rows: int, seed: int) -> Features:
+    generator = random.Random(seed)
+    inputs, labels = [], []
+    for _ in range(rows):
+        ids = [generator.randrange(3, 50) for _ in range(generator.randrange(3, 20))]
+        inputs.append({"input_ids": [1, *ids], "attention_mask": [1] * (len(ids) + 1)})
+        labels.append(ids[0] % 3)
+    return Features(inputs, labels)
+
+
+def tiny_training(scratch: Path, model: Any, **options: Any) -> TrainingResult:
+    config = Training(**{"epochs": 3, "batch_size": 8, "learning_rate": 5e-3, "checkpoint_seconds": 60.0, **options})
+    return train(
+        model,
+        TOKENIZER,
+        tiny_task(),
+        tiny_features(90, 0),
+        tiny_features(40, 1),
+        config,
+        seed=3,
+        device="cpu",
+        threads=1,
+        scratch=scratch,
+    )
+
+
+def main() -> None:
+    from safetensors.torch import save_file
+
+    scratch, output = Path(sys.argv[1]), Path(sys.argv[2])
+    options = {name: json.loads(value) for name, value in (argument.split("=") for argument in sys.argv[3:])}
+    model = tiny_model()
+    result = tiny_training(scratch, model, **options)
+    output.mkdir(parents=True)
+    save_file(model.state_dict(), output / "model.safetensors")
+    (output / "history.json").write_text(json.dumps([result.metric, result.epoch, result.history]))
+    (output / "config.json").write_text(model.config.to_json_string())
+
+
+if __name__ == "__main__":
+    main()
