@@ -169,7 +169,7 @@ class _Job:
         from compress.results.table import print_table
 
         outcome = run_job(job, directory)
-        print_table(outcome.record, outcome.artifact)
+        print_table(outcome.record, artifact=outcome.artifact)
         for missed in outcome.record["budget"]["missed"]:
             print(f"budget missed: {missed['message']}", file=sys.stderr)
         return outcome.exit_status

@@ -89,7 +89,7 @@ def _run(job: JobConfig, run_dir: Path) -> Outcome:
     done, facts = run_steps(plan, job, store, task, prepared)
     if job.store.max_bytes is not None:
         store.prune(job.store.max_bytes, keep={step.key for step in plan.steps})
-    return _measure(job, plan, done, facts, prepared, run_dir)
+    return _measure(job, plan, task, done, facts, prepared, run_dir)
 
 
 def run_steps(
@@ -193,6 +193,7 @@ def _run_step(
 def _measure(
     job: JobConfig,
     plan: Plan,
+    task: Task,
     done: Mapping[str, Checkpoint],
     facts: list[dict[str, Any]],
     prepared: Data,
@@ -210,6 +211,7 @@ def _measure(
         measurement = benchmark.measure(
             [(name, name, artifact.path if name == final else checkpoint.path) for name, checkpoint in done.items()],
             task_name=job.task_name,
+            task=task,
             data=prepared,
             config=job.benchmark,
             device=plan.device,
@@ -229,7 +231,7 @@ def _measure(
         measurement=measurement,
         baseline=plan.baseline,
         candidate=final,
-        data=describe(prepared),
+        data={**describe(prepared), "truncated": measurement["truncated"]},
         overrides=list(job.overrides),
         warnings=list(plan.notes),
     )

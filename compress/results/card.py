@@ -34,6 +34,7 @@ def render(record: Mapping[str, Any]) -> str:
     table = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     table += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in rows]
     rows_used = ", ".join(f"{count} {split}" for split, count in data.get("rows", {}).items()) or "not stated"
+    truncated = data.get("truncated")
     cpu = record["environment"].get("cpu") or {}
     lines = [
         *_front_matter(record, row.metric, row.runtime, row.precision),
@@ -56,14 +57,14 @@ def render(record: Mapping[str, Any]) -> str:
         "",
         *table,
         "",
-        f"The baseline is {base}; {metric} is that of the test split. Latencies are medians per batch of the stated shape "
-        f"(batch × tokens) on {cpu.get('model', 'an unnamed processor')}, {cpu.get('cores', '?')} cores; ratios with "
-        "brackets carry an interval. Other machines give other numbers.",
+        f"The baseline is {base}; {metric} is that of the test split. Latencies are medians per batch of the stated "
+        f"shape (batch × tokens) on {cpu.get('model', 'an unnamed CPU')}, {cpu.get('cores', '?')} cores; ratios "
+        "with brackets carry an interval. Other machines give other numbers.",
         "",
         "## Data",
         "",
         f"{data.get('name', 'not stated')}: {rows_used} rows; fingerprint `{str(data.get('fingerprint', ''))[:16]}`. "
-        f"Test rows cut at the length limit: {data.get('truncated') if data.get('truncated') is not None else 'unknown'}.",
+        f"Test rows cut at the length limit: {'unknown' if truncated is None else truncated}.",
         "",
         "## Made by",
         "",

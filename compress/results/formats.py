@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.results.variants import Timing
 
-__all__ = ["interval", "latency", "megabytes", "number", "percent", "ratio", "speedup"]
+__all__ = ["NOTHING", "interval", "latency", "megabytes", "milliseconds", "number", "percent", "ratio", "speedup"]
 
 NOTHING = "–"
 
@@ -29,12 +29,15 @@ def ratio(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.2f}x"
 
 
+def milliseconds(value: float | None) -> str:
+    """Write a time: two digits behind the point, none from 100 ms."""
+    return NOTHING if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
 def latency(timing: Timing) -> str:
     """Write a median in milliseconds with the threads it took."""
-    if timing.p50 is None:
-        return NOTHING
-    shown = f"{timing.p50:.2f}" if timing.p50 < 100 else f"{timing.p50:.0f}"
-    return shown if timing.threads is None else f"{shown} ({timing.threads} thr)"
+    shown = milliseconds(timing.p50)
+    return shown if timing.p50 is None or timing.threads is None else f"{shown} ({timing.threads} thr)"
 
 
 def interval(timing: Timing) -> str:

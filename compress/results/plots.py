@@ -11,13 +11,14 @@ from compress.results.variants import VariantRow, describe
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["plot_path", "plot_tradeoff", "write_plots"]
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette, told apart by readers of every colour vision and in grey."""
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -83,6 +84,7 @@ def plot_path(record: Mapping[str, Any]) -> Figure | None:
             marker = "os^Dv"[index % 5]
             _line(axis, where, values, _COLOURS[index % len(_COLOURS)], "{:.3g}", label=label, marker=marker)
         axis.set_yscale("log")
+        _plain_ticks(axis.yaxis)
         axis.margins(y=0.18)
         axis.set_title("median latency, ms per batch")
         axis.legend(title="batch × tokens", fontsize=7, title_fontsize=7, framealpha=0.6)
@@ -97,16 +99,18 @@ def plot_path(record: Mapping[str, Any]) -> Figure | None:
 def plot_tradeoff(record: Mapping[str, Any]) -> Figure | None:
     """Draw quality against latency at the first shape; the area of a bubble is the weights' size.
 
-    Horizontal bars show the interval of the latency implied by the measured ratio to the baseline,
-    vertical bars that of the metric's difference. None where latency or quality was not measured.
+    Horizontal bars show the relative interval of the measured ratio to the baseline, vertical bars
+    the interval of the metric's difference. None where latency or quality was not measured.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     rows = [row for row in describe(record) if row.metric is not None and row.timings and row.timings[0].p50]
     if not rows:
         return None
-    figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.6, 3.2), layout="constrained")
     axis = figure.subplots()
+    handles: list[Line2D] = []
     largest = max(row.weights_bytes or 0 for row in rows) or 1
     base = next((row for row in rows if row.role == "baseline"), None)
     for index, row in enumerate(rows):
@@ -115,20 +119,19 @@ def plot_tradeoff(record: Mapping[str, Any]) -> Figure | None:
         area = 40 + 760 * (row.weights_bytes or 0) / largest
         axis.scatter([x], [y], s=area, color=colour, alpha=0.45, edgecolors=colour, linewidths=1.2, zorder=3)
         axis.scatter([x], [y], s=6, color=colour, zorder=5)
-        if base is not None and timing.low and timing.high and base.timings[0].p50:
-            reference = base.timings[0].p50
-            axis.plot([reference / timing.high, reference / timing.low], [y, y], color=colour, linewidth=1.4, zorder=4)
+        if timing.speedup and timing.low and timing.high:
+            ends = [x * timing.speedup / timing.high, x * timing.speedup / timing.low]
+            axis.plot(ends, [y, y], color=colour, linewidth=1.4, zorder=4)
         if base is not None and base.metric is not None:
             low_high = _metric_interval(record, row, base.metric)
             if low_high is not None:
                 axis.plot([x, x], low_high, color=colour, linewidth=1.4, zorder=4)
         size = "" if row.weights_bytes is None else f", {row.weights_bytes / 1e6:.1f} MB"
-        offset = (area**0.5) / 2 + 3
-        axis.annotate(
-            f"{_tick(row)}{size}", (x, y), xytext=(0, offset), textcoords="offset points", ha="center", fontsize=7
-        )
+        handles.append(Line2D([], [], marker="o", linestyle="", color=colour, label=f"{_tick(row)}{size}"))
     axis.set_xscale("log")
-    axis.margins(x=0.28, y=0.35)
+    _plain_ticks(axis.xaxis)
+    axis.margins(x=0.2, y=0.2)
+    axis.legend(handles=handles, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     axis.set_xlabel(f"median latency at {rows[0].timings[0].label}, ms (log)")
     axis.set_ylabel(f"{record['metric']['name']}, test split")
     axis.set_title("area of a bubble: bytes of weights", loc="left", fontsize=8)
@@ -182,6 +185,15 @@ def _margin(axis: Axes, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
     space = max(0.25 * (high - low), 0.01)
     axis.set_ylim(low - space, high + space)
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Write the ticks of a logarithmic axis as 1, 2, 5, 10 and so on."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _tick(row: VariantRow) -> str:

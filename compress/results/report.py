@@ -106,11 +106,11 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
             f"{row.name} reaches {metric} {row.metric:.4f} on the test split, the baseline {base.name} "
             f"{base.metric:.4f}: {formats.percent(row.retained)} retained{span}."
         )
-    for timing in row.timings:
-        lines.append(
-            f"At {timing.label} (batch × tokens) on {timing.device} it takes {formats.latency(timing)} ms, "
-            f"a speedup of {formats.speedup(timing)}."
-        )
+    lines += [
+        f"At {timing.label} (batch × tokens) on {timing.device} a batch takes {formats.milliseconds(timing.p50)} ms "
+        f"with {timing.threads} threads, a speedup of {formats.speedup(timing)}."
+        for timing in row.timings
+    ]
     if row.weights_bytes is not None:
         lines.append(
             f"Its weights take {formats.megabytes(row.weights_bytes)} MB, {formats.ratio(row.size_ratio)} smaller."

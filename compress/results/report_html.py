@@ -88,8 +88,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    number = text[:1].isdigit() or text[:1] in "+-–" and len(text) < 40
-    return f'<td class="number">{escape(text)}</td>' if number and len(text) < 60 else f"<td>{escape(text)}</td>"
+    number = len(text) < 60 and (text[:1].isdigit() or text[:1] in "+-–")
+    return f'<td class="number">{escape(text)}</td>' if number else f"<td>{escape(text)}</td>"
 
 
 def _image(path: Path) -> str:

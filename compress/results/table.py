@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.results import formats
-from compress.results.variants import describe
+from compress.results.variants import Timing, describe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,23 +58,43 @@ def print_table(record: Mapping[str, Any], *, artifact: Path | None = None, cons
     console
         Where to print; by default standard output.
     """
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = console if console is not None else Console(highlight=False)
-    header, rows = cells(record)
-    data, rows_per_split = record.get("data", {}), record.get("data", {}).get("rows", {})
-    on = f"{data.get('name', record['task'])}, {rows_per_split.get('test', '?')} test rows, seed {record.get('seed')}"
-    table = Table(title=escape(f"{record['recipe']} on {on}"), title_justify="left", pad_edge=False)
-    for index, name in enumerate(header):
-        table.add_column(escape(name), justify="left" if index < 3 else "right", overflow="fold")
-    candidate = list(record["variants"]).index(record["candidate"])
-    for index, row in enumerate(rows):
-        table.add_row(*(escape(cell) for cell in row), style="bold" if index == candidate else None)
+    console = console if console is not None else Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    rows = describe(record)
+    labels = list(dict.fromkeys(timing.label for row in rows for timing in row.timings))
+    data = record.get("data", {})
+    test_rows = data.get("rows", {}).get("test", "?")
+    on = f"{data.get('name') or record['task']}, {test_rows} test rows, seed {record.get('seed')}"
+    table = Table(
+        title=escape(f"{record['recipe']} on {on}"),
+        title_justify="left",
+        box=box.HORIZONTALS,
+        show_lines=True,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("variant", "format"):
+        table.add_column(name)
+    for name in (record["metric"]["name"], *labels, "weights", "peak"):
+        table.add_column(escape(name), justify="right", no_wrap=True)
+    for row in rows:
+        timings = {timing.label: timing for timing in row.timings}
+        line = [
+            f"{row.name}\n{row.role}",
+            f"{row.format}\n{row.precision}",
+            f"{formats.number(row.metric)}\n{formats.percent(row.retained)}",
+            *(_timing(timings.get(label)) for label in labels),
+            f"{formats.megabytes(row.weights_bytes)} MB\n{formats.ratio(row.size_ratio)}",
+            f"{formats.megabytes(row.peak_rss_bytes)} MB\n{formats.ratio(row.memory_ratio)}",
+        ]
+        table.add_row(*(escape(cell) for cell in line), style="bold" if row.role == "artifact" else None)
     console.print(table)
     console.print(
-        "speedup: median over rounds of baseline time / variant time, with its interval; thr: threads",
+        "batch × tokens, medians in milliseconds per batch; ratios are baseline / variant, with the interval where one was measured",
         style="dim",
         soft_wrap=True,
     )
@@ -83,3 +104,15 @@ def print_table(record: Mapping[str, Any], *, artifact: Path | None = None, cons
         console.print(missed["message"], style="red", markup=False, soft_wrap=True)
     if artifact is not None:
         console.print(f"artifact: {artifact}", markup=False, soft_wrap=True)
+
+
+def _timing(timing: Timing | None) -> str:
+    """Write median and threads, the speedup, and its interval or verdict, one below the other."""
+    if timing is None:
+        return formats.NOTHING
+    threads = "" if timing.threads is None else f", {timing.threads} thr"
+    lines = [f"{formats.milliseconds(timing.p50)} ms{threads}", formats.ratio(timing.speedup)]
+    lines.append(formats.interval(timing))
+    if timing.verdict not in (None, "faster"):
+        lines.append(str(timing.verdict))
+    return "\n".join(line for line in lines if line)

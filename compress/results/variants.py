@@ -142,8 +142,12 @@ def _timing(
 ) -> Timing:
     """Take the ratio from the comparison where it was measured with an interval, from the medians otherwise."""
     shape = _shape(item)
-    reference = next((other for other in baseline.get("latency") or () if _shape(other) == shape), {})
-    measured = next((other for other in comparison.get("speedup") or () if _shape(other) == shape), {})
+    reference: Mapping[str, Any] = next(
+        (other for other in baseline.get("latency") or () if _shape(other) == shape), {}
+    )
+    measured: Mapping[str, Any] = next(
+        (other for other in comparison.get("speedup") or () if _shape(other) == shape), {}
+    )
     device, batch, length = shape
     kind = "natural" if length is None else str(length)
     speedup = _first(measured.get("value"), _ratio(reference.get("p50_ms"), item.get("p50_ms")))

@@ -140,6 +140,8 @@ class Predictor(ABC):
         ids = np.asarray(batch["input_ids"])
         if ids.ndim != 2 or 0 in ids.shape:
             raise DataError(f"input_ids has the shape {list(ids.shape)}; needed is [batch, sequence], none of them 0")
+        if np.issubdtype(ids.dtype, np.integer) and ids.min() < 0:
+            raise DataError(f"input_ids holds {ids.min()}; a token id is 0 or higher")
         for name, values in batch.items():
             values = np.asarray(values)
             if name not in self.input_names and name not in MODEL_INPUTS:

@@ -63,13 +63,7 @@ class TorchPredictor(Predictor):
     def logits(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """Run one batch; see `Predictor.logits`."""
         inputs = self._tensors(batch)
-        try:
-            found: np.ndarray = self._run(inputs).logits.float().cpu().numpy()
-        except IndexError as error:
-            shape = list(inputs["input_ids"].shape)
-            raise DataError(
-                f"a batch of the shape {shape} does not fit the model (too long, or ids too high)"
-            ) from error
+        found: np.ndarray = self._run(inputs).logits.float().cpu().numpy()
         return found
 
     def session(self, batch: Mapping[str, np.ndarray]) -> Callable[[], Any]:
@@ -109,7 +103,15 @@ class TorchPredictor(Predictor):
     def _tensors(self, batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
         import torch
 
-        return {name: torch.from_numpy(values).to(self.device) for name, values in self._prepare(batch).items()}
+        prepared = self._prepare(batch)
+        ids = prepared["input_ids"]
+        positions = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        if positions is not None and ids.shape[1] > positions:
+            raise DataError(f"a batch of the shape {list(ids.shape)} is too long: the model has {positions} positions")
+        vocabulary = self.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        if ids.max() >= vocabulary:  # on a GPU this would bring down the whole process
+            raise DataError(f"input_ids holds {ids.max()}: ids too high, the model has {vocabulary} tokens")
+        return {name: torch.from_numpy(values).to(self.device) for name, values in prepared.items()}
 
     def _run(self, inputs: Mapping[str, torch.Tensor]) -> Any:
         import torch

@@ -253,7 +253,9 @@ class _EpochEnd(TrainerCallback):
         value = metrics[self.task.metric]
         loss = self.progress["loss_sum"] / max(1, self.progress["batches"])
         known = {name: number if math.isfinite(number) else None for name, number in metrics.items()}
-        history = [*self.progress["history"], {"epoch": epoch, "loss": loss, **known}]
+        # Sorted, as it comes back from a resume state: equal work gives equal bytes.
+        entry = dict(sorted({"epoch": epoch, "loss": loss, **known}.items()))
+        history = [*self.progress["history"], entry]
         best = self.progress["best"]
         if self._is_better(value, best):
             best = {"epoch": epoch, "metric": value, **self.kept.write_best(epoch, self.model.state_dict())}

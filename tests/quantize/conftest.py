@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 LABELS = ("food", "travel", "weather")
-WORDS = "soup bread cheese train ticket hotel rain storm snow we liked they forgot again today all near river friends".split()
+WORDS = (
+    *("soup", "bread", "cheese", "train", "ticket", "hotel", "rain", "storm", "snow", "we", "liked", "they"),
+    *("forgot", "again", "today", "all", "near", "river", "friends"),
+)
 
 
 def build_checkpoint(folder: Path) -> Any:

@@ -31,7 +31,9 @@ def test_a_quantized_table_is_within_half_a_step(table: np.ndarray, per_row: boo
 
 
 @pytest.mark.slow
-def test_products_and_embeddings_become_integers_and_the_head_stays(exported: Any, context: Any, run_step: Any, tmp_path: Path) -> None:
+def test_products_and_embeddings_become_integers_and_the_head_stays(
+    exported: Any, context: Any, run_step: Any, tmp_path: Path
+) -> None:
     config = DynamicQuantization(max_metric_drop=None)
     checkpoint = run_step(DynamicStep(), exported, config, context, tmp_path / "int8")
     facts = checkpoint.manifest.facts["quantize"]
@@ -43,7 +45,9 @@ def test_products_and_embeddings_become_integers_and_the_head_stays(exported: An
 
 @pytest.mark.slow
 def test_the_config_decides_what_stays_float(exported: Any, context: Any, run_step: Any, tmp_path: Path) -> None:
-    config = DynamicQuantization(max_metric_drop=None, head=True, embeddings=False, per_channel=False, weight_type="uint8")
+    config = DynamicQuantization(
+        max_metric_drop=None, head=True, embeddings=False, per_channel=False, weight_type="uint8"
+    )
     facts = run_step(DynamicStep(), exported, config, context, tmp_path / "int8").manifest.facts["quantize"]
     assert facts["integer_products"] == 14
     assert facts["integer_tables"] == 0
@@ -67,8 +71,12 @@ def test_quantized_logits_stay_close(
 
 
 @pytest.mark.slow
-def test_the_gate_measures_both_on_validation_and_once(exported: Any, context: Any, run_step: Any, tmp_path: Path) -> None:
-    facts = run_step(DynamicStep(), exported, DynamicQuantization(max_metric_drop=1.0), context, tmp_path / "int8").manifest.facts
+def test_the_gate_measures_both_on_validation_and_once(
+    exported: Any, context: Any, run_step: Any, tmp_path: Path
+) -> None:
+    facts = run_step(
+        DynamicStep(), exported, DynamicQuantization(max_metric_drop=1.0), context, tmp_path / "int8"
+    ).manifest.facts
     assert facts["quantize"]["validation"].keys() == {"metric", "source", "quantized"}
     (kept,) = (context.cache / "validation_metrics").iterdir()
     written = kept.stat().st_mtime_ns
@@ -119,9 +127,13 @@ def test_a_graph_without_weights_is_refused(exported: Any, context: Any, run_ste
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "sequence"])
     node = helper.make_node("Cast", ["input_ids"], ["logits"], "cast", to=TensorProto.FLOAT)
-    model = helper.make_model(helper.make_graph([node], "g", [ids], [logits]), opset_imports=[helper.make_opsetid("", 20)])
+    model = helper.make_model(
+        helper.make_graph([node], "g", [ids], [logits]), opset_imports=[helper.make_opsetid("", 20)]
+    )
     folder = tmp_path / "bare"
     folder.mkdir()
     onnx.save(model, str(folder / "model.onnx"))
     with pytest.raises(StepError, match="nothing in bert could be quantized"):
-        run_step(DynamicStep(), Checkpoint(folder, exported.manifest), DynamicQuantization(), context, tmp_path / "int8")
+        run_step(
+            DynamicStep(), Checkpoint(folder, exported.manifest), DynamicQuantization(), context, tmp_path / "int8"
+        )

@@ -63,7 +63,7 @@ def test_pairs_keep_their_token_types(source: Any, pair_context: Any, run_step: 
 
 
 def test_an_export_beyond_the_tolerance_is_refused(source: Any, context: Any, run_step: Any, tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="disagrees with torch by .* in a logit over 12 validation rows"):
+    with pytest.raises(StepError, match=r"disagrees with torch by .* in a logit over 12 validation rows"):
         run_step(ExportStep(), source, Export(tolerance=1e-12), context, tmp_path / "onnx")
 
 
@@ -78,9 +78,8 @@ def test_weights_beyond_one_file_go_beside_it(exported: Any, tmp_path: Path) -> 
 
     save_graph(load_graph(exported.path), tmp_path, single_file_bytes=1)
     assert (tmp_path / "model.onnx.data").stat().st_size > 100_000
-    with open_onnx(tmp_path, task=None, tokenizer=None, threads=1) as split:
-        with open_onnx(exported.path, task=None, tokenizer=None, threads=1) as whole:
-            np.testing.assert_array_equal(split.logits(batch(2, 9)), whole.logits(batch(2, 9)))
+    split, whole = (open_onnx(path, task=None, tokenizer=None, threads=1) for path in (tmp_path, exported.path))
+    np.testing.assert_array_equal(split.logits(batch(2, 9)), whole.logits(batch(2, 9)))
 
 
 _TWICE = """
@@ -94,7 +93,8 @@ from compress.steps.export import ExportStep
 from compress.steps.quantize import DynamicStep
 from conftest import finish
 source, root = open_checkpoint({source!r}), Path({root!r})
-for step, config, precision in ((ExportStep(), Export(), "fp32"), (DynamicStep(), DynamicQuantization(max_metric_drop=None), "int8")):
+steps = (ExportStep(), Export(), "fp32"), (DynamicStep(), DynamicQuantization(max_metric_drop=None), "int8")
+for step, config, precision in steps:
     folder = root / step.kind
     folder.mkdir(parents=True)
     out = Writer(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -195,11 +194,10 @@ def test_sigkilled_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path) -
         job.send_signal(signal.SIGKILL)
         job.wait()
         killed += 1
-        if killed == 6:
+        if killed == 4:
             subprocess.run(command("killed", *size), check=True, env=environment, capture_output=True)
             break
     assert killed >= 2
     for name in ("model.safetensors", "history.json", "config.json"):
         assert (tmp_path / "killed-output" / name).read_bytes() == (tmp_path / "whole-output" / name).read_bytes()
     assert len(json.loads((tmp_path / "whole-output" / "history.json").read_text())[2]) == 12
-    shutil.rmtree(tmp_path)

@@ -1,0 +1,279 @@
+"""distill: the losses against float64, which layers, a teacher asked once, errors before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from compress.checkpoint import Checkpoint
+from compress.config.schemas import Distill, DistillWeights, Student
+from compress.errors import ConfigError
+from compress.models.torch_io import load_model, load_tokenizer
+from compress.steps.base import SourceFacts
+from compress.steps.distill import DistillStep
+from compress.steps.distill.layers import chosen_layers, matched_layers
+from compress.steps.distill.losses import distillation_loss, hidden_loss, logits_loss
+from compress.steps.distill.teacher import teacher_outputs
+from compress.training import padding_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import World
+
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "student": Student(layers=1)}
+ALL = DistillWeights(task=0.1, logits=0.9, hidden=0.5)
+
+
+# --- losses -----------------------------------------------------------------------------------
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 8.0])
+def test_logits_loss_is_the_scaled_divergence(temperature: float) -> None:
+    generator = np.random.default_rng(0)
+    student, teacher = generator.normal(0, 3, (2, 7, 5))
+    p, q = softmax(teacher / temperature), softmax(student / temperature)
+    expected = temperature**2 * (p * (np.log(p) - np.log(q))).sum(-1).mean()
+    found = logits_loss(torch.tensor(student).float(), torch.tensor(teacher).float(), temperature)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert logits_loss(
+        torch.tensor(teacher).float(), torch.tensor(teacher).float(), temperature
+    ).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_hidden_loss_is_the_mean_over_tokens_that_are_no_padding() -> None:
+    generator = np.random.default_rng(1)
+    student, teacher = generator.normal(0, 1, (2, 3, 2, 6, 4))  # [batch, layers, sequence, hidden]
+    mask = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]])
+    half = teacher.astype(np.float16)
+    squares = [
+        (student[b, :, t] - half[b, :, t].astype(np.float64)) ** 2 for b in range(3) for t in range(6) if mask[b, t]
+    ]
+    layers = [torch.tensor(student[:, layer]).float() for layer in range(2)]
+    found = hidden_loss(layers, torch.tensor(half), torch.tensor(mask))
+    assert found.item() == pytest.approx(np.mean(squares), rel=1e-5)
+
+
+def test_the_loss_is_the_weighted_sum_and_skips_terms_of_weight_zero(world: World, tuned: Checkpoint) -> None:
+    model, task = load_model(tuned), world.context("d").task
+    features = task.encode(world.data.train, load_tokenizer(tuned.path), 32)
+    arrays = task.collate(features.inputs[:5], features.labels[:5], padding_of(load_tokenizer(tuned.path)))
+    batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    generator = torch.Generator().manual_seed(0)
+    output = model(**{name: batch[name] for name in batch if name != "labels"}, output_hidden_states=True)
+    batch["teacher_logits"] = torch.randn(5, 3, generator=generator)
+    states = torch.stack(output.hidden_states[1:], 1)
+    batch["teacher_hidden"] = torch.randn(states.shape, generator=generator).half()
+    whole = distillation_loss(task, Distill(weights=ALL, temperature=3.0))(model, dict(batch))
+    parts = (
+        0.1 * torch.nn.functional.cross_entropy(output.logits, batch["labels"])
+        + 0.9 * logits_loss(output.logits, batch["teacher_logits"], 3.0)
+        + 0.5 * hidden_loss(output.hidden_states[1:], batch["teacher_hidden"], batch["attention_mask"])
+    )
+    assert whole.item() == pytest.approx(parts.item(), rel=1e-6)
+    del batch["teacher_hidden"], batch["teacher_logits"]
+    alone = distillation_loss(task, Distill(weights=DistillWeights(task=2.0, logits=0, hidden=0)))(model, dict(batch))
+    assert alone.item() == pytest.approx(2 * torch.nn.functional.cross_entropy(output.logits, batch["labels"]).item())
+
+
+# --- layers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "of", "choice", "expected"),
+    [
+        (3, 6, "uniform", (0, 2, 5)),
+        (2, 6, "uniform", (0, 5)),
+        (4, 12, "uniform", (0, 3, 7, 11)),
+        (6, 6, "uniform", (0, 1, 2, 3, 4, 5)),
+        (1, 6, "uniform", (0,)),
+        (2, 6, "first", (0, 1)),
+        (2, 6, "last", (4, 5)),
+    ],
+)
+def test_student_layers_are_chosen_over_the_depth(layers: int, of: int, choice: str, expected: tuple[int, ...]) -> None:
+    assert chosen_layers(Student(layers=layers, layer_choice=choice), of) == expected
+
+
+def test_matched_layers_rise_and_end_with_the_last() -> None:
+    assert matched_layers(3, 6) == (1, 3, 5)
+    for depth in range(1, 13):
+        for layers in range(1, depth + 1):
+            matched = matched_layers(layers, depth)
+            assert matched[-1] == depth - 1
+            assert list(matched) == sorted(set(matched))
+            assert matched[0] >= 0
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Distill(student=Student(layers=7)), "student.layers=7: the source has 6 layers"),
+        (Distill(student=Student(layers=2, initialise_from=[0])), "lists 1 layers, but student.layers=2"),
+        (Distill(student=Student(layers=2, initialise_from=[0, 6])), "6 is no layer of the source"),
+        (Distill(weights=DistillWeights(0.0, 0.0, 0.0)), "all 0"),
+    ],
+)
+def test_a_student_that_cannot_be_is_refused_while_planning(
+    config: Distill, message: str, facts: Callable[..., SourceFacts]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DistillStep().check(config, facts())
+
+
+# --- the teacher's outputs ---------------------------------------------------------------------
+
+
+class Counting:
+    """Loads a model and counts the rows that went through it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.rows = 0
+
+    def __call__(self) -> Any:
+        model = load_model(self.checkpoint)
+        model.register_forward_pre_hook(self._count, with_kwargs=True)
+        return model
+
+    def _count(self, model: Any, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+        self.rows += len(kwargs["input_ids"])
+
+
+def asked(world: World, tuned: Checkpoint, teacher: Counting, cache: Path, layers: tuple[int, ...] = (0, 1)) -> Any:
+    tokenizer, task = load_tokenizer(tuned.path), world.context("d").task
+    features = task.encode(world.data.train, tokenizer, 32)
+    arguments = {"keep_layers": layers, "identity": {"teacher": tuned.digest}, "cache": cache, "device": "cpu"}
+    return features, teacher_outputs(teacher, task, features, padding_of(tokenizer), **arguments)
+
+
+def test_the_teacher_answers_each_text_once_and_right(world: World, tuned: Checkpoint, tmp_path: Path) -> None:
+    teacher = Counting(tuned)
+    features, outputs = asked(world, tuned, teacher, tmp_path)
+    assert teacher.rows == len(features)
+    asked(world, tuned, teacher, tmp_path)
+    assert teacher.rows == len(features), "the second time the file answers"
+    rows = [5, 1, 40]
+    padded = max(features.lengths[row] for row in rows) + 2
+    batch = outputs.batch(rows, padded)
+    model = load_model(tuned)
+    for place, row in enumerate(rows):
+        inputs = {name: torch.tensor([values]) for name, values in features.inputs[row].items()}
+        with torch.inference_mode():
+            output = model(**inputs, output_hidden_states=True)
+        np.testing.assert_allclose(batch["teacher_logits"][place], output.logits[0], atol=1e-5)
+        length = features.lengths[row]
+        states = torch.stack(output.hidden_states[1:], 1)[0].numpy()
+        np.testing.assert_allclose(batch["teacher_hidden"][place, :, :length], states, atol=5e-3)
+        assert not batch["teacher_hidden"][place, :, length:].any()
+
+
+@pytest.mark.parametrize("damage", ["header", "body", "short", "empty"])
+def test_damaged_outputs_are_computed_again(world: World, tuned: Checkpoint, tmp_path: Path, damage: str) -> None:
+    teacher = Counting(tuned)
+    features, outputs = asked(world, tuned, teacher, tmp_path)
+    expected = np.array(outputs.logits)
+    (file,) = (tmp_path / "teacher").glob("*.bin")
+    content = bytearray(file.read_bytes())
+    del outputs
+    content[60 if damage == "header" else -3] ^= 1
+    file.write_bytes(content[:-1] if damage == "short" else b"" if damage == "empty" else content)
+    _, again = asked(world, tuned, teacher, tmp_path)
+    assert teacher.rows == 2 * len(features)
+    np.testing.assert_array_equal(again.logits, expected)
+    assert [path.suffix for path in sorted((tmp_path / "teacher").iterdir())] == [".bin", ".lock"]
+
+
+def test_other_layers_and_texts_are_other_outputs(world: World, tuned: Checkpoint, tmp_path: Path) -> None:
+    teacher = Counting(tuned)
+    features, _ = asked(world, tuned, teacher, tmp_path)
+    _, plain = asked(world, tuned, teacher, tmp_path, layers=())
+    assert plain.hidden is None
+    assert teacher.rows == 2 * len(features)
+
+
+# --- the step ---------------------------------------------------------------------------------
+
+
+def test_the_student_is_smaller_and_answers_well(world: World, tuned: Checkpoint) -> None:
+    student = world.run(tuned, Distill(**{**QUICK, "epochs": 4}, weights=ALL))
+    assert student.layers == 1
+    assert load_model(student).config.num_hidden_layers == 1
+    assert student.manifest.facts["initialised_from"] == [0]
+    assert student.manifest.facts["validation"]["accuracy"] >= 0.8
+
+
+def test_equal_distillation_gives_equal_bytes_with_cached_or_fresh_outputs(world: World, tuned: Checkpoint) -> None:
+    first = world.run(tuned, Distill(**QUICK, weights=ALL))
+    cached = world.run(tuned, Distill(**QUICK, weights=ALL, checkpoint_seconds=0.0))
+    assert cached.digest == first.digest
+    fresh = world.run(tuned, Distill(**QUICK, weights=ALL), world.context("distill", cache=world.root / "other"))
+    assert fresh.digest == first.digest
+
+
+def test_labels_alone_need_no_teacher(world: World, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compress.steps.distill.teacher.teacher_outputs", None)
+    world.run(tuned, Distill(**QUICK, weights=DistillWeights(task=1.0, logits=0.0, hidden=0.0)))
+    assert not (world.root / "cache").exists()
+
+
+def test_another_step_can_teach(world: World, tuned: Checkpoint) -> None:
+    config = Distill(**QUICK, teacher="finetune", weights=ALL)
+    assert DistillStep().inputs(config) == ("finetune",)
+    narrow = world.run(tuned, Distill(**QUICK))
+    context = world.context("again", inputs={"finetune": tuned})
+    taught = world.run(narrow, config, context)
+    assert taught.layers == 1
+
+
+def test_a_teacher_that_cannot_teach_is_refused_before_any_work(world: World, tuned: Checkpoint) -> None:
+    from dataclasses import replace
+
+    config = Distill(**QUICK, teacher="finetune", weights=ALL)
+
+    def refused(match: str, **changes: Any) -> None:
+        teacher = Checkpoint(tuned.path, replace(tuned.manifest, **changes))
+        with pytest.raises(ConfigError, match=match):
+            world.run(tuned, config, world.context("distill", inputs={"finetune": teacher}))
+        assert not (world.root / "cache").exists()
+
+    refused("same labels in the same order", labels=("good", "bad", "plain"))
+    refused("onnx fp32; a teacher must be a torch fp32", format="onnx")
+    refused("a student of 1 layers cannot be matched with a teacher of 0", layers=0)
+
+
+def test_tokens_are_taught_one_by_one(world: World) -> None:
+    import pandas as pd
+
+    from compress.config.schemas import Finetune
+    from compress.data.base import Data
+    from compress.tasks import create
+
+    labels = ("O", "B-X", "I-X")
+
+    def sentences(count: int, seed: int) -> pd.DataFrame:
+        generator = np.random.default_rng(seed)
+        tags = [["O", *(["B-X", "I-X"] if size % 2 else []), *["O"] * size] for size in generator.integers(1, 6, count)]
+        words = {"O": "road", "B-X": "north", "I-X": "city"}
+        return pd.DataFrame({"tokens": [[words[tag] for tag in row] for row in tags], "tags": tags})
+
+    data = Data("made", "token_classification", sentences(40, 0), sentences(16, 1), sentences(4, 2), labels, "e" * 64)
+    world.data, task = data, create("token_classification", labels)
+    teacher = world.run(
+        world.source,
+        Finetune(epochs=3, batch_size=8, learning_rate=1e-2),
+        world.context("finetune", task=task),
+    )
+    config = Distill(**{**QUICK, "epochs": 3}, weights=ALL)
+    student = world.run(teacher, config, world.context("distill", task=task))
+    assert student.manifest.facts["validation"]["f1"] > 0.8
+    assert student.digest == world.run(teacher, config, world.context("distill", task=task)).digest
