@@ -1,4 +1,4 @@
-"""``python -m compress``."""
+"""``python -m compress``: the command line."""
 
 import sys
 

@@ -170,10 +170,14 @@ class Writer:
         if self.structure is not None:
             (self.path / "structure.json").write_bytes(canonical_json(self.structure))
         names = sorted(
-            file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file() and file.name != MANIFEST
+            file.relative_to(self.path).as_posix()
+            for file in self.path.rglob("*")
+            if file.is_file() and file.name != MANIFEST
         )
         if FORMATS.get(format) not in names:
-            raise CheckpointError(f"{self.path}: a checkpoint of format {format!r} needs {FORMATS.get(format)}; found {names}")
+            raise CheckpointError(
+                f"{self.path}: a checkpoint of format {format!r} needs {FORMATS.get(format)}; found {names}"
+            )
         manifest = Manifest(
             format,
             precision,
@@ -213,13 +217,17 @@ def open_checkpoint(path: str | os.PathLike[str], verify: bool = True) -> Checkp
         raise CheckpointError(f"checkpoint {directory} {what}; give the folder that holds {MANIFEST}")
     file = directory / MANIFEST
     if file.is_symlink() or not file.is_file():
-        raise CheckpointError(f"checkpoint {directory} has no {MANIFEST}: it is no checkpoint of this project, or not whole")
+        raise CheckpointError(
+            f"checkpoint {directory} has no {MANIFEST}: it is no checkpoint of this project, or not whole"
+        )
     manifest = _read_manifest(file)
     _check_names(directory, manifest)
     if verify:
         for name, expected in manifest.files.items():
             if sha256_file(directory / name) != expected:
-                raise CheckpointError(f"checkpoint {directory}: {name} is not what was written (its SHA-256 differs); copy it anew")
+                raise CheckpointError(
+                    f"checkpoint {directory}: {name} is not what was written (its SHA-256 differs); copy it anew"
+                )
     for name in manifest.files:
         if name.endswith(".safetensors"):
             _check_safetensors(directory / name)
@@ -241,7 +249,10 @@ def _read_manifest(file: Path) -> Manifest:
         raise CheckpointError(f"{file} has version {version}; this release reads up to {VERSION}: update the package")
     try:
         manifest = Manifest(
-            **{name: content[name] for name in ("format", "precision", "task", "metric", "max_length", "architecture", "layers")},
+            **{
+                name: content[name]
+                for name in ("format", "precision", "task", "metric", "max_length", "architecture", "layers")
+            },
             labels=tuple(content["labels"]),
             lineage=tuple(content["lineage"]),
             files=dict(content["files"]),
@@ -272,10 +283,18 @@ def _check_names(directory: Path, manifest: Manifest) -> None:
             raise CheckpointError(f"checkpoint {directory} is not whole: {name} is missing; copy it anew")
     for file in sorted(directory.rglob("*")):
         relative = file.relative_to(directory)
-        if relative.parts[0] in _UNLISTED or relative.as_posix() == MANIFEST or (file.is_dir() and not file.is_symlink()):
+        if (
+            relative.parts[0] in _UNLISTED
+            or relative.as_posix() == MANIFEST
+            or (file.is_dir() and not file.is_symlink())
+        ):
             continue
         if relative.as_posix() not in manifest.files:
-            kind = "may hold a pickle, which is never loaded" if file.suffix in _PICKLES else f"is not listed in {MANIFEST}"
+            kind = (
+                "may hold a pickle, which is never loaded"
+                if file.suffix in _PICKLES
+                else f"is not listed in {MANIFEST}"
+            )
             raise CheckpointError(f"checkpoint {directory}: {relative.as_posix()} {kind}; remove it")
 
 
@@ -290,7 +309,9 @@ def _check_safetensors(file: Path) -> None:
         content = json.loads(header)
         end = max((entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not a safetensors file (a pickle, or damaged); pickles are never loaded") from error
+        raise CheckpointError(
+            f"{file} is not a safetensors file (a pickle, or damaged); pickles are never loaded"
+        ) from error
     if 8 + length + end != size:
         raise CheckpointError(f"{file} is truncated: {size} bytes instead of {8 + length + end}; copy it anew")
 

@@ -79,5 +79,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             failure.exit_status = 1
             raise failure from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise MachineError(f"cannot write to {where}: {error.strerror}; set store.path to a writable folder") from error
+            raise MachineError(
+                f"cannot write to {where}: {error.strerror}; set store.path to a writable folder"
+            ) from error
         raise

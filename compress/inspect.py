@@ -1,4 +1,4 @@
-"""``python -m compress.inspect PATH``: what a checkpoint is, where it comes from, how large it is, and whether it is whole."""
+"""``python -m compress.inspect PATH``: what a checkpoint is, where it comes from, its size, and whether it is whole."""
 
 from __future__ import annotations
 

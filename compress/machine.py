@@ -14,7 +14,16 @@ from typing import Any
 
 from compress.errors import ConfigError, MachineError
 
-__all__ = ["cpu_model", "environment", "has_vnni", "isa", "load_average", "package_version", "resolve_device", "usable_cores"]
+__all__ = [
+    "cpu_model",
+    "environment",
+    "has_vnni",
+    "isa",
+    "load_average",
+    "package_version",
+    "resolve_device",
+    "usable_cores",
+]
 
 _ISA = (
     "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16",

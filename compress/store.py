@@ -229,7 +229,9 @@ def _bytes_below(path: Path) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``python -m compress.store list|verify|prune``; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m compress.store", description="Look after the store of checkpoints.")
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.store", description="Look after the store of checkpoints."
+    )
     parser.add_argument("action", choices=["list", "verify", "prune"])
     parser.add_argument("--path", type=Path, help="the store (default: the per-user cache)")
     parser.add_argument("--max-bytes", type=int, help="prune: keep to this size (default: remove only what is stale)")
@@ -246,7 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_entries(store)
         elif given.action == "prune":
             removed = store.prune(given.max_bytes)
-            print(f"removed {len(removed)} checkpoints; {sum(e.bytes for e in store.entries()) / 1e6:.1f} MB left in {root}")
+            left = sum(entry.bytes for entry in store.entries()) / 1e6
+            print(f"removed {len(removed)} checkpoints; {left:.1f} MB left in {root}")
         else:
             faults = store.verify()
             for key, fault in faults.items():
@@ -267,7 +270,10 @@ def _print_entries(store: Store) -> None:
     for entry in store.entries():
         try:
             manifest = open_checkpoint(entry.path, verify=False).manifest
-            steps, form = " → ".join(str(step["name"]) for step in manifest.lineage), f"{manifest.format} {manifest.precision}"
+            steps, form = (
+                " → ".join(str(step["name"]) for step in manifest.lineage),
+                f"{manifest.format} {manifest.precision}",
+            )
         except CheckpointError:
             steps, form = "damaged", "-"
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,9 @@ def parse_shape(shape: str) -> tuple[int, int]:
     return int(match.group(1)), int(match.group(2))
 
 
-def batch_of(rows: Sequence[dict[str, list[int]]], batch: int, sequence: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+def batch_of(
+    rows: Sequence[dict[str, list[int]]], batch: int, sequence: int, names: Sequence[str]
+) -> dict[str, np.ndarray]:
     """Return a batch of real tokens with no padding, int64 ``[batch, sequence]`` per input.
 
     Texts follow one another until the row is full: the first and the last token of each row are the special

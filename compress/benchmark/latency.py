@@ -65,7 +65,9 @@ def time_shape(
         for number in range(1, config.max_rounds + 1):
             # Every other round backwards, so that no variant always follows the same one.
             for name in list(workers) if number % 2 else list(workers)[::-1]:
-                found = workers[name].ask("time", repeats=repeats[name], warm=max(1, repeats[name] // 4))["milliseconds"]
+                found = workers[name].ask("time", repeats=repeats[name], warm=max(1, repeats[name] // 4))[
+                    "milliseconds"
+                ]
                 timings[name].milliseconds += found
                 timings[name].rounds.append(float(np.median(found)))
             progress.advance()

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
-_BUSY = 0.5
-"""Load average per core, before anything runs, from which on the machine is called busy."""
+_BUSY = 0.15
+"""Share of all cores in use, before anything of ours runs, from which on the machine is called busy."""
 
 
 def measure(
@@ -74,8 +74,9 @@ def measure(
     """
     scratch.mkdir(parents=True, exist_ok=True)
     cores, load, warnings = usable_cores(), load_average(), []
-    if load is not None and load > _BUSY * cores:
-        warnings.append(f"the load average was {load} on {cores} cores when measuring began; the latency may be noisy")
+    busy = _busy_share()
+    if busy > _BUSY:
+        warnings.append(f"other processes used {busy:.0%} of the processor when measuring began; latency may be noisy")
     rows = {name: _write_rows(data.split(name), scratch / f"{name}.json") for name in ("validation", "test")}
     texts = _write_rows(data.test.head(400), scratch / "texts.json")
     measured: dict[str, dict[str, Any]] = {}
@@ -92,10 +93,15 @@ def measure(
                 measured[name]["latency"].append(_latency_row(timing, shape, measured[name]["device"]))
         for name, facts in measured.items():
             batch, sequence = shapes[0] if shapes else parse_shape(config.shapes[0])
-            facts["size"] |= {**workers[name].ask("macs", batch=batch, sequence=sequence), "macs_shape": [batch, sequence]}
+            facts["size"] |= {
+                **workers[name].ask("macs", batch=batch, sequence=sequence),
+                "macs_shape": [batch, sequence],
+            }
     for name, _, path in variants:
         measured[name]["memory"] = (
-            _memory(name, path, texts, shapes, measured[name], cores) if config.memory else {"peak_rss_bytes": None, "peak_device_bytes": None}
+            _memory(name, path, texts, shapes, measured[name], cores)
+            if config.memory
+            else {"peak_rss_bytes": None, "peak_device_bytes": None}
         )
     paired = {name: _paired(scratch / f"{name}.npz") for name in measured}
     comparisons = {
@@ -103,7 +109,19 @@ def measure(
         for name in measured
     }
     truncated = {split: measured[baseline]["truncated"][split] for split in rows}
-    public = ("step", "format", "runtime", "precision", "metrics", "validation_metrics", "report", "latency", "memory", "size", "open_seconds")
+    public = (
+        "step",
+        "format",
+        "runtime",
+        "precision",
+        "metrics",
+        "validation_metrics",
+        "report",
+        "latency",
+        "memory",
+        "size",
+        "open_seconds",
+    )
     return {
         "variants": {name: {key: facts[key] for key in public} for name, facts in measured.items()},
         "comparison": comparisons[candidate],
@@ -112,6 +130,13 @@ def measure(
         "load_average": load,
         "truncated": truncated,
     }
+
+
+def _busy_share() -> float:
+    """Return the share of all cores that others use now (the load average remembers our own work)."""
+    import psutil
+
+    return float(psutil.cpu_percent(interval=0.5)) / 100
 
 
 @contextlib.contextmanager
@@ -156,7 +181,9 @@ def _open_and_judge(
     }
 
 
-def _possible_shapes(config: Benchmark, measured: Mapping[str, dict[str, Any]], warnings: list[str]) -> list[tuple[int, int]]:
+def _possible_shapes(
+    config: Benchmark, measured: Mapping[str, dict[str, Any]], warnings: list[str]
+) -> list[tuple[int, int]]:
     possible = []
     limit = min((facts["positions"] for facts in measured.values() if facts["positions"]), default=None)
     for text in config.shapes:
@@ -227,7 +254,9 @@ def _compare(
     memory = (base["memory"]["peak_rss_bytes"], other["memory"]["peak_rss_bytes"])
     return {
         "metric_retained": after / before if before else None,
-        "metric_difference": difference_interval(base_paired["scores"], paired["scores"], task.metric_from_sums, seed=config.seed),
+        "metric_difference": difference_interval(
+            base_paired["scores"], paired["scores"], task.metric_from_sums, seed=config.seed
+        ),
         "agreement": float(np.mean(base_paired["decisions"] == paired["decisions"])),
         "speedup": speedups,
         "size_ratio": base["size"]["weights_bytes"] / other["size"]["weights_bytes"],

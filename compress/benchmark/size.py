@@ -44,7 +44,7 @@ def _torch_tensors(weights: Iterable[Path]) -> tuple[int, int]:
         with file.open("rb") as stream:
             header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
         for name, entry in header.items():
-            if name == "__metadata__" or entry["dtype"].startswith(("I", "U", "B")) and entry["dtype"] != "BF16":
+            if name == "__metadata__" or (entry["dtype"].startswith(("I", "U", "B")) and entry["dtype"] != "BF16"):
                 continue
             parameters += math.prod(entry["shape"])
             if "embeddings" in name and len(entry["shape"]) == 2:
@@ -91,7 +91,7 @@ def macs_of_torch(model: Any, batch: int, sequence: int, names: Iterable[str]) -
 
     tokens = torch.ones((batch, sequence), dtype=torch.int64)
     inputs = {name: tokens if name != "token_type_ids" else torch.zeros_like(tokens) for name in names}
-    before = model.config._attn_implementation
+    before = model.config._attn_implementation  # noqa: SLF001 - transformers offers a setter only
     model.set_attn_implementation("eager")  # products of attention are then counted as the products they are
     try:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:

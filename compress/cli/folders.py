@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
-from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.errors import ConfigCompositionException
 
-__all__ = ["conf_path", "install", "options", "root"]
+from compress.config.shipped import FOLDERS, GROUPS_WITHOUT_SCHEMA, options, root
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+if TYPE_CHECKING:
+    from hydra.core.config_search_path import ConfigSearchPath
 
-
-def root() -> Path:
-    """Return the folder that holds conf/ and recipes/: inside an installed package, or the checkout."""
-    carried = _PACKAGE / "_configs"
-    return carried if carried.is_dir() else _PACKAGE.parent
+__all__ = ["GroupFolder", "refuse_shadowing", "search_path"]
 
 
-def conf_path() -> str:
-    """Return the folder of the config groups."""
-    return str(root() / "conf")
+class GroupFolder(FileConfigSource):  # type: ignore[misc, unused-ignore]
+    """``group://recipe=DIR`` serves DIR/NAME.yaml as recipe/NAME, and for experiments DIR/NAME/experiment.yaml.
 
-
-def options(group: str) -> list[str]:
-    """Return the shipped options of a group, sorted."""
-    if group == "recipe":
-        return sorted(file.stem for file in (root() / "recipes").glob("*.yaml"))
-    if group == "experiment":
-        return sorted(file.parent.name for file in (root() / "experiments").glob("*/experiment.yaml"))
-    return sorted(file.stem for file in (root() / "conf" / group).glob("*.yaml"))
-
-
-class _GroupFolder(FileConfigSource):
-    """``group://recipe=/path`` serves /path/NAME.yaml as recipe/NAME; for experiments /path/NAME/experiment.yaml."""
+    A config source of its own, because a symbolic link needs a file system that has them, and filling the
+    ConfigStore from YAML would let one broken recipe break every command.
+    """
 
     def __init__(self, provider: str, path: str) -> None:
         group, _, folder = path.removeprefix("group://").partition("=")
@@ -46,48 +31,74 @@ class _GroupFolder(FileConfigSource):
 
     @staticmethod
     def scheme() -> str:
+        """Return the scheme that the search path names it by."""
         return "group"
 
-    def _inside(self, path: str) -> str | None:
-        """Return the path below the folder, or None if it is not of this group."""
-        if path == self.group:
-            return ""
-        if not path.startswith(f"{self.group}/"):
-            return None
-        name = path.removeprefix(f"{self.group}/")
-        if self.group == "experiment":
-            return f"{name.removesuffix('.yaml')}/experiment.yaml"
-        return name
-
     def available(self) -> bool:
+        """Return whether the folder exists; an installed package has no experiments/."""
         return Path(self.path).is_dir()
 
     def is_group(self, config_path: str) -> bool:
-        return config_path == "" or self._inside(config_path) == ""
+        """Return whether a path is the group itself."""
+        return config_path in ("", self.group)
 
     def is_config(self, config_path: str) -> bool:
+        """Return whether a path is one of the options."""
         inside = self._inside(config_path)
-        return bool(inside) and super().is_config(str(inside))
+        return inside is not None and super().is_config(inside)
 
     def load_config(self, config_path: str) -> Any:
-        return super().load_config(str(self._inside(config_path)))
+        """Read an option."""
+        return super().load_config(self._inside(config_path) or config_path)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Return the group, or its options."""
         if config_path == "":
             return [self.group] if results_filter in (None, ObjectType.GROUP) else []
-        if self._inside(config_path) != "" or results_filter == ObjectType.GROUP:
+        if config_path != self.group or results_filter == ObjectType.GROUP:
             return []
-        return options(self.group)
+        pattern = "*/experiment.yaml" if self.group == "experiment" else "*.yaml"
+        files = sorted(Path(self.path).glob(pattern))
+        return [file.parent.name if self.group == "experiment" else file.stem for file in files]
+
+    def _inside(self, config_path: str) -> str | None:
+        """Return the path below the folder, or None if it is not of this group."""
+        if not config_path.startswith(f"{self.group}/"):
+            return None
+        name = config_path.removeprefix(f"{self.group}/").removesuffix(".yaml")
+        return f"{name}/experiment.yaml" if self.group == "experiment" else f"{name}.yaml"
 
 
-class _Folders(SearchPathPlugin):
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for group, folder in (("recipe", "recipes"), ("experiment", "experiments")):
-            search_path.append("compress", f"group://{group}={root() / folder}")
+def search_path(config_dir: Path | None = None) -> ConfigSearchPath:
+    """Return where Hydra looks: conf/, recipes/, experiments/, then the user's folder, then the schemas."""
+    from hydra._internal.sources_registry import SourcesRegistry
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+
+    SourcesRegistry.instance().register(GroupFolder)
+    path = create_config_search_path(str(root() / "conf"))
+    before_schemas = SearchPathQuery(provider="schema")
+    for group, folder in FOLDERS.items():
+        path.prepend("compress", f"group://{group}={root() / folder}", before_schemas)
+    if config_dir is not None:
+        path.prepend("command-line", f"file://{config_dir}", before_schemas)
+        for group, folder in FOLDERS.items():
+            if (config_dir / folder).is_dir():
+                path.prepend("command-line", f"group://{group}={config_dir / folder}", before_schemas)
+    return path
 
 
-def install() -> None:
-    """Make Hydra serve both folders."""
-    plugins = Plugins.instance()
-    plugins.register(_GroupFolder)
-    plugins.register(_Folders)
+def refuse_shadowing(folder: Path) -> None:
+    """Refuse a user's folder with an option of a shipped name: which of the two runs would be a matter of luck."""
+    from compress.config.registry import GROUPS
+
+    for group in (*GROUPS, *GROUPS_WITHOUT_SCHEMA):
+        shipped = options(group)
+        places = [folder / group, *([folder / FOLDERS[group]] if group in FOLDERS else [])]
+        for file in sorted(file for place in places for file in place.glob("*.yaml")):
+            if file.stem in shipped:
+                raise ConfigCompositionException(
+                    f"{file}: {group}={file.stem} is the name of one that is shipped; give yours another name"
+                )
+    if (folder / "config.yaml").is_file():
+        raise ConfigCompositionException(f"{folder / 'config.yaml'}: the primary config cannot be replaced; rename it")

@@ -1,80 +1,108 @@
-"""``--help``: short, made from the schemas and the folders without composing anything."""
+"""What ``--help`` prints: written from the schemas and the option files, without composing anything."""
 
 from __future__ import annotations
 
-import dataclasses
+import textwrap
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress.cli.folders import options
-from compress.config.registry import GROUPS, Root
+from compress.cli.keys import Key, fields_of
+from compress.config.registry import Root, groups
+from compress.config.shipped import file_of, options, title
 
-__all__ = ["help_text"]
+__all__ = ["text"]
 
-_HEAD = """\
-python -m compress recipe=NAME [group=option] [group.key=value] ...
+_USAGE = """\
+usage: python -m compress recipe=NAME [group=option ...] [key=value ...] [-m]
 
-Take a fine-tuned transformer through the steps of a recipe, then measure every checkpoint from disk.
+Fine-tune, compress and measure a transformer, as a recipe says.
 
-  -m                 a sweep: comma-separated values run as jobs, e.g. distill.temperature=1,2,4
-  --config-dir DIR   a folder of your own recipes (DIR/recipe/NAME.yaml) and configs
-  --cfg job          show the composed config
-  dry_run=true       show the plan, write nothing
-
-Exit status: 0 done; 1 the run failed; 2 the command or its input must be changed; 3 a budget was missed.
+options
+  -m, --multirun      a sweep: recipe=int8,distill_int8 distill.temperature=1,2,4 seed='range(3)'
+  --cfg job           show the composed config
+  --config-dir DIR    a folder of your own recipes (recipe/NAME.yaml) and options (GROUP/NAME.yaml)
+  --version, --help
+exit status
+  0 done   1 failed   2 to be mended in the command or its input   3 done, but a budget was missed
+also
+  python -m compress.benchmark, .inspect, .predict, .report, .store  (each with --help)
 """
+_WIDTH = 34
+_DEFAULT = {
+    "model": "minilm",
+    "data": "tweets",
+    "task": "text_classification",
+    "quantize": "dynamic",
+    "recipe": "distill_int8",
+}
 
 
-def help_text() -> str:
-    """Return the help: every group with its options, every key with its default and one line of help."""
-    lines = [_HEAD, f"recipe: {', '.join(options('recipe'))}"]
-    experiments = options("experiment")
-    if experiments:
-        lines.append(f"+experiment: {', '.join(experiments)} (with -m)")
-    lines += [f"debug: {', '.join(options('debug'))}", "", "Keys:"]
-    for field in dataclasses.fields(Root):
-        if not _fields_of(field):
-            lines.append(_line("", field))
-    for name in ("budget", "store"):
-        lines += ["", f"{name}:"]
-        field = next(field for field in dataclasses.fields(Root) if field.name == name)
-        lines += [_line(f"{name}.", inner) for inner in _fields_of(field)]
-    for group, named in GROUPS.items():
-        lines += ["", f"{group}={'|'.join(options(group))}"]
-        shown: set[str] = set()
-        for schema in named.values():
-            lines += _schema_lines(f"{group}.", schema, shown)
-    return "\n".join(lines)
+def text() -> str:
+    """Return the help: every group, its options, every key with its default and one line of help."""
+    lines = [_USAGE]
+    for group in ("recipe", "debug", "experiment"):
+        names = options(group)
+        if names:
+            prefix = "+" if group == "experiment" else ""
+            lines += [f"{prefix}{group}=", *(_option(group, name) for name in names)]
+    lines.append("\nkeys of no group")
+    lines += [_key(key, "", {}) for key in fields_of(Root)]
+    for group, schemas in groups().items():
+        lines.append(f"\n{group}=")
+        lines += [_option(group, name) for name in options(group)]
+        lines += _keys(group, schemas)
+    return "\n".join(lines) + "\n"
 
 
-def _fields_of(field: Any) -> tuple[Any, ...]:
-    if field.default_factory is dataclasses.MISSING:
-        return ()
-    value = field.default_factory()
-    return dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+def _option(group: str, name: str) -> str:
+    default = _DEFAULT.get(group, "default")
+    mark = " *" if name == default else ""
+    return f"  {name + mark:<{_WIDTH - 2}}{title(file_of(group, name))}"
 
 
-def _schema_lines(prefix: str, schema: Any, shown: set[str]) -> list[str]:
-    lines = []
-    for field in dataclasses.fields(schema):
-        name = f"{prefix}{field.name}"
-        if name in shown:
-            continue
-        shown.add(name)
-        inner = _fields_of(field)
-        if inner:
-            lines += [_line(f"{name}.", each) for each in inner]
+def _keys(group: str, schemas: Mapping[str, type]) -> Iterator[str]:
+    """Yield the keys that all schemas of a group share, then those of each."""
+    values = _values(group, _DEFAULT.get(group, "default"))
+    known = [list(fields_of(schema)) for schema in schemas.values()]
+    shared = [key for key in known[0] if all(any(key.name == other.name for other in keys) for keys in known)]
+    yield from (_key(key, f"{group}.", values) for key in shared)
+    names = {key.name for key in shared}
+    for schema, keys in zip(schemas, known, strict=True):
+        own = [key for key in keys if key.name not in names]
+        if own and len(schemas) > 1:
+            option = schema.removesuffix("_schema")
+            yield f"  with {group}={ {'random': 'tiny', 'schema': 'minilm'}.get(option, option) }"
+        yield from (_key(key, f"{group}.", {}) for key in own)
+
+
+def _key(key: Key, prefix: str, values: Mapping[str, Any]) -> str:
+    default = values.get(key.name, key.default)
+    notes = []
+    if key.limits.get("choices"):
+        notes.append("|".join(key.limits["choices"]))
+    if default is not None and default != "???" and len(str(default)) <= 30:
+        notes.append(str(default).lower() if isinstance(default, bool) else str(default).replace("'", ""))
+    help_line = key.limits["help"] + (f" [{'; '.join(notes)}]" if notes else "")
+    name = f"  {prefix}{key.name}"
+    lead = f"{name:<{_WIDTH}}" if len(name) < _WIDTH else f"{name} "
+    return textwrap.fill(help_line, 118, initial_indent=lead, subsequent_indent=" " * _WIDTH)
+
+
+def _values(group: str, option: str) -> dict[str, Any]:
+    """Return what the default option sets, by dotted key; nothing if its file cannot be read."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(file_of(group, option)))
+    except (OSError, ValueError, YAMLError):
+        return {}
+    return dict(_flat(loaded, "")) if isinstance(loaded, dict) else {}
+
+
+def _flat(values: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            lines.append(_line(prefix, field))
-    return lines
-
-
-def _line(prefix: str, field: Any) -> str:
-    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-    shown = {None: "null", "???": "needed", True: "true", False: "false"}.get(default) if _hashable(default) else None
-    choices = f" ({', '.join(field.metadata['choices'])})" if field.metadata.get("choices") else ""
-    name = f"{prefix}{field.name}"
-    return f"  {name:<32} {field.metadata.get('help', '')}{choices} [{shown if shown is not None else default}]"
-
-
-def _hashable(value: Any) -> bool:
-    return value is None or isinstance(value, bool | str)
+            yield f"{prefix}{name}", value

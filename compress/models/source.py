@@ -163,7 +163,9 @@ def _read_config(file: Path, name: str) -> dict[str, Any]:
     if not isinstance(facts, dict) or not isinstance(facts.get("model_type"), str):
         raise CheckpointError(f"model.path={name}: config.json names no model_type")
     if "auto_map" in facts:
-        raise UnsupportedError(f"model.path={name} asks for code of its own (auto_map in config.json), which is never run")
+        raise UnsupportedError(
+            f"model.path={name} asks for code of its own (auto_map in config.json), which is never run"
+        )
     return facts
 
 
@@ -186,7 +188,7 @@ def _weights(path: Path, name: str) -> list[Path]:
             )
         raise CheckpointError(f"model.path={name}: {path} holds no model.safetensors")
     for file in files:
-        if not file.is_file() or file.resolve().parent != path.resolve() and ".." in file.name:
+        if not file.is_file() or (file.resolve().parent != path.resolve() and ".." in file.name):
             raise CheckpointError(f"model.path={name}: {file.name} is missing")
         _check_whole(file, name)
     return files

@@ -1,4 +1,4 @@
-"""Building, saving and loading torch models so that nothing is re-initialised in silence and equal work gives equal bytes."""
+"""Building, saving and loading torch models: nothing is re-initialised in silence, equal work gives equal bytes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ _ATTENTION = "sdpa"
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back the load reports and progress bars of transformers."""
-    from transformers.utils import logging as transformers_logging
+    from transformers.utils import logging
+
+    transformers_logging: Any = logging
 
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
@@ -91,7 +93,9 @@ def build_model(source: SourceModel, task: Task, data: Data, seed: int) -> tuple
     base = f"{family(source.architecture).base}."
     lost = sorted(name for name in fresh if name.startswith(base) and ".pooler." not in f".{name}.")
     if lost:
-        raise CheckpointError(f"model.path={source.name} lacks weights of its body: {', '.join(lost[:4])}; it is not whole")
+        raise CheckpointError(
+            f"model.path={source.name} lacks weights of its body: {', '.join(lost[:4])}; it is not whole"
+        )
     log.info("%s: freshly initialised: %s", source.name, ", ".join(sorted(fresh)) or "nothing")
     return model.float().eval(), tokenizer
 
@@ -102,7 +106,9 @@ def load_source(source: SourceModel, task: Task) -> tuple[Any, Any]:
         raise ConfigError(f"model.path={source.name} has no fine-tuned head; put finetune first in steps")
     model, fresh = _from_pretrained(source, task)
     if fresh:
-        raise CheckpointError(f"model.path={source.name} lacks the weights {', '.join(sorted(fresh)[:4])}; it is not whole")
+        raise CheckpointError(
+            f"model.path={source.name} lacks the weights {', '.join(sorted(fresh)[:4])}; it is not whole"
+        )
     return model.float().eval(), load_tokenizer(source.path)
 
 
@@ -185,7 +191,8 @@ def _character_tokenizer(config: RandomModel, data: Data) -> Any:
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     raw.decoder = decoders.WordPiece()
     raw.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
-    return PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast
+    return fast(
         tokenizer_object=raw,
         unk_token="[UNK]",
         pad_token="[PAD]",

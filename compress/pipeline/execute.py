@@ -59,7 +59,9 @@ def run_job(job: JobConfig, run_dir: Path) -> Outcome:
     try:
         outcome = _run(job, run_dir)
     except CompressError as error:
-        write_json(run_dir / "status.json", {"status": "failed", "exit_status": error.exit_status, "reason": str(error)})
+        write_json(
+            run_dir / "status.json", {"status": "failed", "exit_status": error.exit_status, "reason": str(error)}
+        )
         raise
     except OSError as error:
         if error.errno is None:

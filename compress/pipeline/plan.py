@@ -100,9 +100,7 @@ class Plan:
                 modules=step.modules,
             )
             keys[planned.name] = source_key = key
-            keyed.append(
-                PlannedStep(planned.name, step, planned.config, planned.implied, planned.facts, key)
-            )
+            keyed.append(PlannedStep(planned.name, step, planned.config, planned.implied, planned.facts, key))
         return Plan(tuple(keyed), self.source, self.baseline, self.device, self.threads, self.notes)
 
 
@@ -158,7 +156,9 @@ def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None)
             break
     baseline = next((p.name for p in planned if p.facts.format == "torch" and p.facts.precision == "fp32"), None)
     if baseline is None:
-        raise ConfigError(f"steps: {list(job.steps)} leaves no fp32 torch checkpoint to compare with; start with finetune")
+        raise ConfigError(
+            f"steps: {list(job.steps)} leaves no fp32 torch checkpoint to compare with; start with finetune"
+        )
     return Plan(
         tuple(planned),
         source,

@@ -31,7 +31,8 @@ def dry_run(job: JobConfig) -> str:
     store = Store(root, None, readonly=True) if exists else None
     lines = [
         f"recipe     {job.recipe}",
-        f"task       {job.task_name} on data={job.data_name}" + (f", rows {known['rows']}" if known else " (not prepared yet)"),
+        f"task       {job.task_name} on data={job.data_name}"
+        + (f", rows {known['rows']}" if known else " (not prepared yet)"),
         f"model      {source.name} ({source.architecture}, {source.layers} layers)",
         f"device     {plan.device}, {plan.threads} threads for training",
         f"store      {root}",
@@ -49,7 +50,9 @@ def dry_run(job: JobConfig) -> str:
             f"  {number}. {step.name}{implied}: {state}, leaves {step.facts.format} {step.facts.precision}"
             + (f", key {step.key[:12]}" if step.key else "")
         )
-    lines.append(f"benchmark  {len(plan.steps)} variants at {', '.join(job.benchmark.shapes)}; baseline {plan.baseline}")
+    lines.append(
+        f"benchmark  {len(plan.steps)} variants at {', '.join(job.benchmark.shapes)}; baseline {plan.baseline}"
+    )
     lines.append(f"disk       about {needed / 1e6:.0f} MB needed, {_free(root) / 1e9:.1f} GB free")
     return "\n".join(lines)
 
@@ -62,5 +65,3 @@ def _free(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-

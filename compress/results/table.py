@@ -94,7 +94,7 @@ def print_table(record: Mapping[str, Any], *, artifact: Path | None = None, cons
         table.add_row(*(escape(cell) for cell in line), style="bold" if row.role == "artifact" else None)
     console.print(table)
     console.print(
-        "batch × tokens, medians in milliseconds per batch; ratios are baseline / variant, with the interval where one was measured",
+        "batch × tokens: median per batch; ratios are baseline / variant, with the interval where one was measured",
         style="dim",
         soft_wrap=True,
     )

@@ -90,7 +90,7 @@ class Step(ABC, Generic[C]):
 
     def check(self, config: C, source: SourceFacts) -> None:
         """Refuse, before any work, a config that cannot work on such a source; raises ConfigError."""
-        return None
+        return
 
     def after(self, config: C, source: SourceFacts) -> SourceFacts:
         """Return what will be known of the checkpoint that this step leaves."""

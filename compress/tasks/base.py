@@ -98,8 +98,10 @@ class Task(ABC):
         """Return the mean cross-entropy over the positions that carry a label (a scalar)."""
 
     @abstractmethod
-    def distillation_rows(self, logits: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the logits that a student must match, as rows ``[N, classes]``: all of them, or the labelled tokens'."""
+    def distillation_rows(
+        self, logits: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the logits that a student must match, ``[N, classes]``: all of them, or the labelled tokens'."""
 
     # --- judging -------------------------------------------------------------------------------
 
@@ -128,6 +130,9 @@ class Task(ABC):
         """Return the main metric from column sums of `row_scores`; `sums` is ``[..., k]``."""
 
     @abstractmethod
-    def predictions(self, items: Sequence[Any], logits: Sequence[np.ndarray], features: Features, tokenizer: Any) -> list[Any]:
+    def predictions(
+        self, items: Sequence[Any], logits: Sequence[np.ndarray], features: Features, tokenizer: Any
+    ) -> list[Any]:
         """Return what a user reads: ``{"label", "score", "scores"}`` per text, or a list of entities with
-        ``{"entity", "text", "start", "end", "score"}``."""
+        ``{"entity", "text", "start", "end", "score"}``.
+        """

@@ -67,7 +67,9 @@ class TextClassificationTask(Task):
 
         return cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
 
-    def distillation_rows(self, logits: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def distillation_rows(
+        self, logits: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
         """Return the logits as they are: every row carries a prediction."""
         return logits
 
@@ -120,7 +122,9 @@ class TextClassificationTask(Task):
         mean: np.ndarray = np.nanmean(f1, axis=-1)
         return mean
 
-    def predictions(self, items: Sequence[Any], logits: Sequence[np.ndarray], features: Features, tokenizer: Any) -> list[Any]:
+    def predictions(
+        self, items: Sequence[Any], logits: Sequence[np.ndarray], features: Features, tokenizer: Any
+    ) -> list[Any]:
         """Return ``label``, ``score`` (probability) and ``scores`` per text."""
         answers = []
         for row in logits:

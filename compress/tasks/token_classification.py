@@ -92,7 +92,9 @@ class TokenClassificationTask(Task):
             logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=label_smoothing
         )
 
-    def distillation_rows(self, logits: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def distillation_rows(
+        self, logits: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
         """Return the logits of labelled tokens, ``[N, classes]``."""
         return logits[labels != IGNORED]
 
@@ -131,7 +133,9 @@ class TokenClassificationTask(Task):
 
     def decisions(self, logits: Sequence[np.ndarray], features: Features) -> np.ndarray:
         """Return the predicted class of every word that has a piece, all rows one after the other."""
-        parts = [row[np.asarray(marks) != IGNORED].argmax(-1) for row, marks in zip(logits, features.labels, strict=True)]
+        parts = [
+            row[np.asarray(marks) != IGNORED].argmax(-1) for row, marks in zip(logits, features.labels, strict=True)
+        ]
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
     def row_scores(self, logits: Sequence[np.ndarray], features: Features) -> np.ndarray:
@@ -151,7 +155,9 @@ class TokenClassificationTask(Task):
         value: np.ndarray = np.divide(right, whole, out=np.zeros_like(right), where=whole > 0)
         return value
 
-    def predictions(self, items: Sequence[Any], logits: Sequence[np.ndarray], features: Features, tokenizer: Any) -> list[Any]:
+    def predictions(
+        self, items: Sequence[Any], logits: Sequence[np.ndarray], features: Features, tokenizer: Any
+    ) -> list[Any]:
         """Return the entities of each item: ``entity``, ``text``, ``start``, ``end`` (characters of the text, or of
         the words joined by blanks) and ``score`` (the least probability of its words).
         """

@@ -140,7 +140,9 @@ def test_two_processes_started_together_train_once(tmp_path: Path) -> None:
 
 def test_killed_at_several_moments_it_ends_with_the_same_bytes(done: tuple[Path, Path], tmp_path: Path) -> None:
     _, undisturbed = done
-    arguments = command(tmp_path / "store", tmp_path / "run", "finetune.checkpoint_seconds=0", "distill.checkpoint_seconds=0")
+    arguments = command(
+        tmp_path / "store", tmp_path / "run", "finetune.checkpoint_seconds=0", "distill.checkpoint_seconds=0"
+    )
     for seconds in (3.0, 5.0, 6.0, 7.0, 8.5, 10.0):
         job = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         time.sleep(seconds)

@@ -23,7 +23,12 @@ def test_quantize_implies_an_export() -> None:
 
 
 def test_a_fine_tuned_model_needs_no_finetune() -> None:
-    assert names("distill_int8", "steps=[distill,quantize]", source=TUNED) == ["source", "distill", "export", "quantize"]
+    assert names("distill_int8", "steps=[distill,quantize]", source=TUNED) == [
+        "source",
+        "distill",
+        "export",
+        "quantize",
+    ]
 
 
 def test_until_stops_the_plan() -> None:

@@ -9,7 +9,9 @@ import numpy as np
 __all__ = ["classification_scores"]
 
 
-def classification_scores(references: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray) -> dict[str, float]:
+def classification_scores(
+    references: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray
+) -> dict[str, float]:
     """Return accuracy, and F1 averaged over the classes that occur in the references or predictions."""
     from sklearn.metrics import accuracy_score, f1_score
 
