@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compress.errors import CheckpointError
-from compress.files import canonical_json, disk_errors, fsync_directory, fsync_tree, sha256_file
+from compress.errors import CheckpointError, MachineError
+from compress.files import canonical_json, disk_errors, fsync_tree, replace_tree, sha256_file
 
 __all__ = ["FORMATS", "MANIFEST", "VERSION", "Checkpoint", "Manifest", "Writer", "copy_checkpoint", "open_checkpoint"]
 
@@ -24,7 +24,7 @@ FORMATS = {"torch": "model.safetensors", "onnx": "model.onnx"}
 """Formats and the file that each must hold."""
 
 _UNLISTED = {"README.md", "LICENSE", ".gitattributes", ".git"}
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
+_PICKLES = {".bin", ".pt", ".pth", ".th", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,19 @@ class Writer:
         layers: int,
         lineage: Sequence[Mapping[str, Any]] = (),
     ) -> Checkpoint:
-        """Hash and sync every file, write checkpoint.json last, and return the checkpoint."""
+        """Hash and sync every file, write checkpoint.json last, and return the checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            If the weights are missing, or a file is a link or may hold a pickle.
+        """
         if self.structure is not None:
             (self.path / "structure.json").write_bytes(canonical_json(self.structure))
         names = sorted(
             file.relative_to(self.path).as_posix()
             for file in self.path.rglob("*")
-            if file.is_file() and file.name != MANIFEST
+            if not file.is_dir() and not _unlisted(file.relative_to(self.path))
         )
         if FORMATS.get(format) not in names:
             raise CheckpointError(
@@ -191,6 +197,8 @@ class Writer:
             {name: sha256_file(self.path / name) for name in names},
             dict(self.facts),
         )
+        _check_types(self.path, manifest)
+        _check_names(self.path, manifest)
         (self.path / MANIFEST).write_bytes(manifest.to_bytes())
         fsync_tree(self.path)
         return Checkpoint(self.path, manifest)
@@ -224,22 +232,20 @@ def open_checkpoint(path: str | os.PathLike[str], verify: bool = True) -> Checkp
     _check_names(directory, manifest)
     if verify:
         for name, expected in manifest.files.items():
-            if sha256_file(directory / name) != expected:
-                raise CheckpointError(
-                    f"checkpoint {directory}: {name} is not what was written (its SHA-256 differs); copy it anew"
-                )
+            _check_digest(directory, name, expected)
     for name in manifest.files:
-        if name.endswith(".safetensors"):
-            _check_safetensors(directory / name)
+        _check_weights(directory / name)
     return Checkpoint(directory, manifest)
 
 
 def _read_manifest(file: Path) -> Manifest:
-    raw = file.read_bytes()
     try:
+        raw = file.read_bytes()
         content = json.loads(raw)
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}; copy the checkpoint anew") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} is damaged: expected an object")
     version = content.get("version")
@@ -258,10 +264,12 @@ def _read_manifest(file: Path) -> Manifest:
             files=dict(content["files"]),
             facts=dict(content["facts"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} is damaged: {error!r}") from error
-    if manifest.to_bytes() != raw:
+        as_written = manifest.to_bytes() == raw
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is damaged: {error!r}; copy the checkpoint anew") from error
+    if not as_written:
         raise CheckpointError(f"{file} is not what was written (its digest differs); copy the checkpoint anew")
+    _check_types(file, manifest)
     if manifest.format not in FORMATS:
         raise CheckpointError(f"{file}: format {manifest.format!r} is not known; known: {', '.join(FORMATS)}")
     if FORMATS[manifest.format] not in manifest.files:
@@ -269,12 +277,35 @@ def _read_manifest(file: Path) -> Manifest:
     return manifest
 
 
+def _check_types(file: Path, manifest: Manifest) -> None:
+    """Refuse a manifest whose digest is right and whose content is not: validated once, here at the boundary."""
+    texts = (manifest.format, manifest.precision, manifest.task, manifest.metric, manifest.architecture)
+    entries = [[entry.get(name) for name in ("name", "kind", "key")] for entry in manifest.lineage]
+    sound = {
+        "format, precision, task, metric or architecture": all(isinstance(text, str) for text in texts),
+        "labels": all(isinstance(label, str) for label in manifest.labels),
+        "max_length": type(manifest.max_length) is int and manifest.max_length > 0,
+        "layers": type(manifest.layers) is int and manifest.layers >= 0,
+        "lineage": all(isinstance(value, str) for entry in entries for value in entry)
+        and all(isinstance(entry.get("config"), Mapping) for entry in manifest.lineage),
+        "files": all(isinstance(digest, str) and len(digest) == 64 for digest in manifest.files.values()),
+    }
+    for name, holds in sound.items():
+        if not holds:
+            raise CheckpointError(f"{file}: {name} is not of the type that checkpoint.json has there")
+
+
+def _unlisted(relative: Path) -> bool:
+    """Whether a file is none of those that the manifest lists: itself, and what loading never reads."""
+    return relative.parts[0] in _UNLISTED or relative.as_posix() == MANIFEST
+
+
 def _check_names(directory: Path, manifest: Manifest) -> None:
     for name in manifest.files:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or not name:
             raise CheckpointError(f"checkpoint {directory}: the file name {name!r} leaves the folder")
-        if parts.suffix in _PICKLES:
+        if parts.suffix.lower() in _PICKLES:
             raise CheckpointError(f"checkpoint {directory}: {name} may hold a pickle, which is never loaded")
         file = directory / name
         if file.is_symlink():
@@ -283,19 +314,38 @@ def _check_names(directory: Path, manifest: Manifest) -> None:
             raise CheckpointError(f"checkpoint {directory} is not whole: {name} is missing; copy it anew")
     for file in sorted(directory.rglob("*")):
         relative = file.relative_to(directory)
-        if (
-            relative.parts[0] in _UNLISTED
-            or relative.as_posix() == MANIFEST
-            or (file.is_dir() and not file.is_symlink())
-        ):
+        if _unlisted(relative) or (file.is_dir() and not file.is_symlink()):
             continue
         if relative.as_posix() not in manifest.files:
             kind = (
                 "may hold a pickle, which is never loaded"
-                if file.suffix in _PICKLES
+                if file.suffix.lower() in _PICKLES
                 else f"is not listed in {MANIFEST}"
             )
             raise CheckpointError(f"checkpoint {directory}: {relative.as_posix()} {kind}; remove it")
+
+
+def _check_digest(directory: Path, name: str, expected: str) -> None:
+    file = directory / name
+    try:
+        if sha256_file(file) == expected:
+            return
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {directory}: {name} cannot be read: {error.strerror}") from error
+    _check_weights(file)  # says more where it can: truncated, a pickle
+    raise CheckpointError(f"checkpoint {directory}: {name} is not what was written (its SHA-256 differs); copy it anew")
+
+
+def _check_weights(file: Path) -> None:
+    """Refuse weights that are not what their name says, whatever their hash says."""
+    if file.suffix == ".safetensors":
+        _check_safetensors(file)
+    elif file.name == FORMATS["onnx"]:
+        with file.open("rb") as stream:
+            start = stream.read(1)
+        # ModelProto begins with ir_version: field 1, varint. No pickle and no zip archive begins with that byte.
+        if start != b"\x08":
+            raise CheckpointError(f"{file} is not an ONNX model (a pickle, or damaged); pickles are never loaded")
 
 
 def _check_safetensors(file: Path) -> None:
@@ -307,20 +357,31 @@ def _check_safetensors(file: Path) -> None:
         header = stream.read(length) if 0 < length <= min(size - 8, 100_000_000) else b""
     try:
         content = json.loads(header)
-        end = max((entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        ends = [entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"]
+        end = int(max(ends, default=0))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{file} is not a safetensors file (a pickle, or damaged); pickles are never loaded"
         ) from error
     if 8 + length + end != size:
-        raise CheckpointError(f"{file} is truncated: {size} bytes instead of {8 + length + end}; copy it anew")
+        what = "truncated" if size < 8 + length + end else "longer than its header says"
+        raise CheckpointError(f"{file} is {what}: {size} bytes instead of {8 + length + end}; copy it anew")
 
 
 def copy_checkpoint(source: Checkpoint, destination: Path) -> Checkpoint:
     """Make a real, verified copy of a checkpoint; `destination` appears whole or not at all.
 
     An earlier checkpoint at `destination` is replaced.
+
+    Raises
+    ------
+    CheckpointError
+        If the source is no longer what it was when it was opened.
+    MachineError
+        If `destination` cannot be written to, or the disk is full.
     """
+    if destination.exists() and not destination.is_dir():
+        raise MachineError(f"cannot copy a checkpoint to {destination}: there is a file; move it away")
     destination.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(destination):
         temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
@@ -328,15 +389,16 @@ def copy_checkpoint(source: Checkpoint, destination: Path) -> Checkpoint:
             for name in (*source.manifest.files, MANIFEST):
                 target = temporary / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source.path / name, target)
-            open_checkpoint(temporary)
+                try:
+                    shutil.copyfile(source.path / name, target)
+                except FileNotFoundError as error:
+                    raise CheckpointError(f"checkpoint {source.path} is not whole: {name} is missing") from error
+            if open_checkpoint(temporary).digest != source.digest:
+                raise CheckpointError(f"checkpoint {source.path} was changed while it was copied; run again")
             fsync_tree(temporary)
             temporary.chmod(0o755)
-            if destination.exists():
-                shutil.rmtree(destination)
-            temporary.rename(destination)
+            replace_tree(temporary, destination)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        fsync_directory(destination.parent)
     return Checkpoint(destination, source.manifest)

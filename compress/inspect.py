@@ -27,9 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    manifest, console = checkpoint.manifest, Console()
-    console.print(f"[bold]{path}[/bold]: {manifest.format} {manifest.precision}, every file as written")
-    console.print(f"{manifest.task}, {len(manifest.labels)} labels: {', '.join(manifest.labels[:12])}", highlight=False)
+    # Labels, paths and configs are data: none of their brackets is markup.
+    manifest, console = checkpoint.manifest, Console(markup=False, highlight=False)
+    shown = ", ".join(manifest.labels[:12]) + (", ..." if len(manifest.labels) > 12 else "")
+    console.print(f"{path}: {manifest.format} {manifest.precision}, every file as written")
+    console.print(f"{manifest.task} by {manifest.metric}, {len(manifest.labels)} labels: {shown}")
     console.print(f"{manifest.architecture}, {manifest.layers} layers, at most {manifest.max_length} tokens")
     lineage = Table("step", "kind", "key", "config", title="lineage")
     for entry in manifest.lineage:
@@ -37,12 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(lineage)
     structure = path / "structure.json"
     if structure.is_file():
-        console.print("structure", json.loads(structure.read_text()))
+        console.print("structure", json.loads(structure.read_text(encoding="utf-8")))
     if manifest.facts:
         console.print("facts", dict(manifest.facts))
-    files = Table("file", "bytes", "SHA-256", title="files")
+    files = Table("file", "bytes", "SHA-256", title="files", show_footer=True)
+    sizes = {name: (path / name).stat().st_size for name in (*manifest.files, MANIFEST)}
     for name, digest in sorted({**manifest.files, MANIFEST: checkpoint.digest}.items()):
-        files.add_row(name, f"{(path / name).stat().st_size:,}", digest[:16])
+        files.add_row(name, f"{sizes[name]:,}", digest[:16])
+    files.columns[0].footer, files.columns[1].footer = "all", f"{sum(sizes.values()):,}"
     console.print(files)
     return 0
 

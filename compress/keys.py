@@ -85,7 +85,7 @@ def step_key(
         "config": config_facts(config),
         "resolved": config_facts(resolved),
         "data": data_fingerprint,
-        "inputs": sorted(inputs.values()),
+        "inputs": dict(inputs),
         "seed": seed,
         "device": device_kind,
         "threads": threads,

@@ -20,11 +20,14 @@ from pathlib import Path
 
 from compress.checkpoint import Checkpoint, Writer, open_checkpoint
 from compress.errors import CheckpointError, CompressError, MachineError
-from compress.files import disk_errors, fsync_directory
+from compress.files import disk_errors, replace_tree
 
 __all__ = ["Entry", "Store", "default_path", "main"]
 
 log = logging.getLogger(__name__)
+
+_STALE_SECONDS = 7 * 86_400
+"""Age from which a killed step's resume state is no longer kept."""
 
 
 def default_path() -> Path:
@@ -64,12 +67,20 @@ class Store:
         self.path = (path or default_path()).expanduser().absolute()
         self.max_bytes = max_bytes
         self.readonly = readonly
-        if not readonly:
+        self._held: set[str] = set()
+        if readonly:
+            return
+        try:
             with disk_errors(self.path):
                 for name in ("objects", "tmp", "scratch", "cache", "locks", "used"):
                     (self.path / name).mkdir(parents=True, exist_ok=True)
-                if not os.access(self.path / "objects", os.W_OK):
-                    raise MachineError(f"cannot write to the store at {self.path}; set store.path to a writable folder")
+        except OSError as error:
+            raise MachineError(
+                f"cannot make the store at {self.path}: {error.strerror}; set store.path to a writable folder"
+            ) from error
+        if not os.access(self.path / "objects", os.W_OK):
+            raise MachineError(f"cannot write to the store at {self.path}; set store.path to a writable folder")
+        self._remove_abandoned("tmp")
 
     @property
     def cache(self) -> Path:
@@ -82,17 +93,33 @@ class Store:
 
     def get(self, key: str) -> Checkpoint | None:
         """Return the verified checkpoint of a key; a damaged one is thrown away with a warning and counts as absent."""
+        checkpoint, fault = self._open(key)
+        if fault is not None and not self.readonly:
+            with self.lock(key):  # another process may have put a sound one there, or be about to
+                checkpoint, fault = self._open(key)
+                if fault is not None:
+                    log.warning("the store's checkpoint is damaged and will be made again: %s", fault)
+                    self._discard(key)
+        if checkpoint is not None and not self.readonly:
+            self.touch(key)
+        return checkpoint
+
+    def _open(self, key: str) -> tuple[Checkpoint | None, CheckpointError | None]:
         directory = self.path / "objects" / key
         if not directory.exists():
-            return None
+            return None, None
         try:
-            checkpoint = open_checkpoint(directory)
+            return open_checkpoint(directory), None
         except CheckpointError as error:
-            log.warning("the store's checkpoint is damaged and will be made again: %s", error)
-            shutil.rmtree(directory, ignore_errors=True)
-            return None
-        self.touch(key)
-        return checkpoint
+            return None, error
+
+    def _discard(self, key: str) -> None:
+        """Remove a checkpoint under its lock; it is moved away first, so that no half of it is ever seen."""
+        with disk_errors(self.path), contextlib.suppress(FileNotFoundError):
+            aside = Path(tempfile.mkdtemp(dir=self.path / "tmp", prefix=f"{key}."))
+            (self.path / "objects" / key).rename(aside / "tree")
+            shutil.rmtree(aside, ignore_errors=True)
+        (self.path / "used" / key).unlink(missing_ok=True)
 
     def touch(self, key: str) -> None:
         """Note that a key was used now."""
@@ -101,9 +128,15 @@ class Store:
 
     @contextlib.contextmanager
     def lock(self, key: str) -> Iterator[None]:
-        """Hold a key for this process; a second one waits and says so. The system frees it if the holder dies."""
+        """Hold a key for this process; a second one waits and says so. The system frees it if the holder dies.
+
+        Who holds a key through this store may take it again.
+        """
         from filelock import FileLock, Timeout
 
+        if key in self._held:
+            yield
+            return
         with disk_errors(self.path):
             lock = FileLock(self.path / "locks" / f"{key}.lock")
             try:
@@ -111,8 +144,26 @@ class Store:
             except Timeout:
                 log.info("another process is at the same step; waiting for its result")
                 lock.acquire()
+        self._held.add(key)
         try:
             yield
+        finally:
+            self._held.discard(key)
+            lock.release()
+
+    @contextlib.contextmanager
+    def _lock_if_free(self, key: str) -> Iterator[bool]:
+        """Hold a key if nobody does, this process included; yields whether it is held now."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / "locks" / f"{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
         finally:
             lock.release()
 
@@ -120,20 +171,23 @@ class Store:
     def building(self, key: str) -> Iterator[Writer]:
         """Write a checkpoint in a temporary directory that takes its place under the key only when it is whole.
 
-        Call under `lock`. The body must call ``finish`` on the writer.
+        Takes `lock` where it is not held yet. The body must call ``finish`` on the writer.
+
+        Raises
+        ------
+        MachineError
+            If the disk is full (exit status 1) or refuses the write.
+        CheckpointError
+            If the body did not finish the checkpoint.
         """
-        with disk_errors(self.path):
+        with self.lock(key), disk_errors(self.path):
             for stale in (self.path / "tmp").glob(f"{key}.*"):
                 shutil.rmtree(stale, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(dir=self.path / "tmp", prefix=f"{key}."))
             try:
                 yield Writer(temporary)
                 open_checkpoint(temporary, verify=False)
-                target = self.path / "objects" / key
-                if target.exists():
-                    shutil.rmtree(target)
-                temporary.rename(target)
-                fsync_directory(target.parent)
+                replace_tree(temporary, self.path / "objects" / key)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -154,8 +208,7 @@ class Store:
         """Return every checkpoint, the least recently used first."""
         found = []
         for path in sorted((self.path / "objects").glob("*")):
-            mark = self.path / "used" / path.name
-            used = mark.stat().st_mtime if mark.exists() else path.stat().st_mtime
+            used = _modified(self.path / "used" / path.name) or _modified(path)
             found.append(Entry(path.name, path, _bytes_below(path), used))
         return sorted(found, key=lambda entry: (entry.used, entry.key))
 
@@ -167,18 +220,19 @@ class Store:
         max_bytes
             Bytes to keep to, shared caches included; None removes only what is stale.
         keep
-            Keys that stay in any case.
+            Keys that stay in any case, as those do that a process is working on.
 
         Returns
         -------
         list of str
             Keys removed.
         """
-        self._remove_stale(keep)
+        self._remove_abandoned("tmp")
+        self._remove_abandoned("scratch", keep, older_than=_STALE_SECONDS)
         if max_bytes is None:
             return []
         entries = self.entries()
-        caches = sorted((path for path in self.cache.glob("*/*")), key=lambda path: path.stat().st_mtime)
+        caches = sorted(self.cache.glob("*/*"), key=_modified)
         total = sum(entry.bytes for entry in entries) + sum(_bytes_below(path) for path in caches)
         removed = []
         for entry in entries:
@@ -186,29 +240,31 @@ class Store:
                 break
             if entry.key in keep:
                 continue
-            with self.lock(entry.key):
-                shutil.rmtree(entry.path, ignore_errors=True)
-                (self.path / "used" / entry.key).unlink(missing_ok=True)
+            with self._lock_if_free(entry.key) as free:
+                if not free:
+                    continue
+                self._discard(entry.key)
             total -= entry.bytes
             removed.append(entry.key)
         for path in caches:
             if total <= max_bytes:
                 break
             total -= _bytes_below(path)
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         return removed
 
-    def _remove_stale(self, keep: Collection[str]) -> None:
-        """Remove temporary and resume directories that no living process holds and that are older than a week."""
-        from filelock import FileLock, Timeout
-
-        for path in [*(self.path / "tmp").glob("*"), *(self.path / "scratch").glob("*")]:
+    def _remove_abandoned(self, folder: str, keep: Collection[str] = (), older_than: float = 0.0) -> None:
+        """Remove what dead processes left in ``tmp`` or ``scratch``: old enough, and its key held by nobody."""
+        for path in (self.path / folder).glob("*"):
             key = path.name.partition(".")[0]
-            old = time.time() - path.stat().st_mtime > 7 * 86_400
-            if key in keep or not (old or path.parent.name == "tmp"):
+            if key in keep or time.time() - _modified(path) < older_than:
                 continue
-            with contextlib.suppress(Timeout), FileLock(self.path / "locks" / f"{key}.lock", timeout=0):
-                shutil.rmtree(path, ignore_errors=True)
+            with self._lock_if_free(key) as free:
+                if free:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def verify(self) -> dict[str, str]:
         """Hash every checkpoint; returns the fault of each that is damaged, by key."""
@@ -221,10 +277,22 @@ class Store:
         return faults
 
 
+def _modified(path: Path) -> float:
+    """Return when a path last changed, in seconds since the epoch; 0 for one that another process removed."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _bytes_below(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Return the bytes of a file or of all files below a directory; what vanishes meanwhile counts nothing."""
+    total = 0
+    for file in (path, *path.rglob("*")):
+        with contextlib.suppress(OSError):
+            if file.is_file():
+                total += file.stat().st_size
+    return total
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -145,7 +145,7 @@ def _launch(composer: Composer, config: DictConfig, overrides: list[str]) -> int
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import run_job
     from hydra.types import HydraContext, RunMode
-    from omegaconf import open_dict
+    from omegaconf import open_dict, read_write
 
     from compress.cli.directories import given_by_user, make_fresh
     from compress.cli.jobs import run_alone
@@ -156,7 +156,7 @@ def _launch(composer: Composer, config: DictConfig, overrides: list[str]) -> int
     directory = Path(str(config.hydra.run.dir))
     if not given_by_user(overrides, "hydra.run.dir"):
         directory = make_fresh(directory)
-    with open_dict(config.hydra):
+    with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.run.dir = str(directory)
         config.hydra.mode = RunMode.RUN
     callbacks = Callbacks(config)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.cli.folders import refuse_shadowing, search_path
-from compress.cli.keys import expected, known_keys, suggest
-from compress.config.registry import register
-from compress.config.shipped import options
+from compress.cli.keys import expected, known_keys, suggest, unknown_key
+from compress.config.registry import groups, register
+from compress.config.shipped import GROUPS_WITHOUT_SCHEMA, options
 from compress.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hydra.types import RunMode
     from omegaconf import DictConfig
 
-__all__ = ["Composer", "Given", "given"]
+__all__ = ["Composer", "Given", "choices_of", "given", "lines_of"]
 
 CONFIG = "config"
 """Name of the primary config."""
@@ -73,6 +73,7 @@ class Composer:
             loaded: DictConfig = self.loader.load_configuration(CONFIG, list(overrides), mode or RunMode.RUN)
             return loaded
 
+        self._check_overrides(overrides)
         return self.guarded(load)
 
     def compose_job(self, sweep: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -89,6 +90,42 @@ class Composer:
         except Exception as error:  # no code of ours runs in there: the input is at fault, whatever is raised
             raise ConfigError(self._explained(error)) from error
         return config
+
+    def _check_overrides(self, overrides: Sequence[str]) -> None:
+        """Refuse what Hydra refuses without naming it: a line that is no override, a group set to no option."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        parser = OverridesParser.create()
+        for line in overrides:
+            try:
+                parsed = parser.parse_override(line)
+            except HydraException as error:
+                raise ConfigError(
+                    f"{line!r} is no override; write key=value, and a value with blanks, commas or brackets in quotes: "
+                    f"'key=\"a, b\"'"
+                ) from error
+            group = parsed.key_or_group
+            if not group:
+                raise ConfigError(f"{line!r} is no override: it names no key; write key=value")
+            if (
+                not isinstance(group, str)
+                or group not in (*groups(), *GROUPS_WITHOUT_SCHEMA)
+                or parsed.is_sweep_override()
+            ):
+                continue
+            if parsed.is_add() and group == "debug":
+                raise ConfigError(f"{line}: debug is there already; leave the + out")
+            if not parsed.is_add() and group == "experiment":
+                raise ConfigError(f"{line}: an experiment is added; write +{line}")
+            if not parsed.is_delete() and not isinstance(parsed.value(), str | list | dict):
+                allowed = ", ".join(self._options(group)) or "none"
+                raise ConfigError(f"{line}: an option of {group} is needed; allowed: {allowed}")
+
+    def _options(self, group: str) -> list[str]:
+        if group in (*groups(), *GROUPS_WITHOUT_SCHEMA):
+            return options(group, self.config_dir)
+        return list(self.loader.get_group_options(group))
 
     def _explained(self, error: Exception) -> str:
         text = " ".join(str(error).split())
@@ -118,7 +155,7 @@ class Composer:
         group, _, name = found.group(1).rpartition("/")
         if not group:
             return f"{name}: unknown key{suggest(name, known_keys())}"
-        allowed = options(group, self.config_dir)
+        allowed = self._options(group)
         return f"{group}={name}: no such option{suggest(name, allowed)}; allowed: {', '.join(allowed) or 'none'}"
 
     def _bad_key(self, text: str, chain: Sequence[Exception]) -> str | None:
@@ -137,20 +174,12 @@ class Composer:
             return f"~{key}: its value is another; a key cannot be removed, set a value or null"
         if "delete" in text:
             return f"~{key}: no such key{suggest(key, known_keys())}"
-        cause = str(chain[-1]).splitlines()[0] if len(chain) > 1 else ""
-        if "No match in the defaults list" in text or "group" in text.partition("Could not override")[0]:
+        if "No match in the defaults list" in text:
             return f"{key}: no such group{suggest(key, known_keys())}"
         full = _search(str(chain[-1]), r"full_key: (\S+)") or key
-        detail = "" if not cause or "not in" in cause else f" ({cause})"
-        close = key if key not in known_keys() else full
-        return f"{key}: unknown key{detail}{suggest(close, known_keys())}"
+        return unknown_key(full if full.startswith(key) else key)
 
     def _bad_override(self, text: str) -> str | None:
-        if "LexerNoViableAltException" in text or "parsing override" in text or "missing EQUAL" in text:
-            line = _search(text, r"parsing override '([^']*)'") or text
-            return (
-                f"{line!r}: not an override; write key=value (a value with blanks or commas in quotes: 'key=\"a, b\"')"
-            )
         line = _search(text, r"Ambiguous value for argument '([^']*)'")
         if line is not None:
             name, _, value = line.partition("=")
@@ -176,7 +205,11 @@ class Composer:
         value = line.partition("=")[2] if line and not suffix else None
         shown = named if value is None else f"{named}={value}"
         if "not in" in detail:
-            return f"{named}: unknown key{suggest(named, known_keys())}{suffix}"
+            return unknown_key(named) + suffix
+        if "does not support deletion" in detail:
+            return f"~{named}: a key cannot be removed; set a value or null"
+        if "is not a subclass of" in detail:
+            return f"{shown}: {named} is a group of keys; set them one by one, as {named}.KEY=VALUE{suffix}"
         return f"{shown}: {detail}{expected(named)}{suffix}"
 
 
@@ -207,6 +240,14 @@ def given(overrides: Sequence[str]) -> list[Given]:
 
     parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
     return [Given(str(item.input_line), str(item.package or item.key_or_group).replace("/", ".")) for item in parsed]
+
+
+def lines_of(config: DictConfig) -> list[str]:
+    """Return the overrides as they were given, interpolations unresolved."""
+    from omegaconf import OmegaConf
+
+    lines: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    return [str(line) for line in lines]
 
 
 def choices_of(config: DictConfig) -> Mapping[str, str | None]:

@@ -57,7 +57,8 @@ def text() -> str:
 def _option(group: str, name: str) -> str:
     default = _DEFAULT.get(group, "default")
     mark = " *" if name == default else ""
-    return f"  {name + mark:<{_WIDTH - 2}}{title(file_of(group, name))}"
+    lead = f"  {name + mark:<{_WIDTH - 2}}"
+    return textwrap.fill(title(file_of(group, name)), 118, initial_indent=lead, subsequent_indent=" " * _WIDTH)
 
 
 def _keys(group: str, schemas: Mapping[str, type]) -> Iterator[str]:

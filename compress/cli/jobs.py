@@ -95,6 +95,8 @@ def _run(job: JobConfig, run_dir: Path) -> int:
 
     outcome = run_job(job, run_dir)
     print_table(outcome.record, artifact=outcome.artifact)
+    for missed in outcome.record["budget"]["missed"]:
+        log.warning("budget missed: %s", missed["message"])
     return int(outcome.exit_status)
 
 
@@ -161,5 +163,5 @@ def run_in_sweep(task_config: DictConfig) -> int:
         say(f"job {hydra.job.num}: equal to job {first}, not run again")
         write_json(run_dir / "status.json", {"status": "equal", "exit_status": 0, "equal_to": first})
         return 0
-    say(f"job {hydra.job.num}: {' '.join(hydra.overrides.task)}")
+    say(f"job {hydra.job.num}: {' '.join(job.overrides)}")
     return run_alone(job, run_dir)

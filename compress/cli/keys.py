@@ -13,7 +13,7 @@ from typing import Any
 
 from compress.config.registry import Root, groups
 
-__all__ = ["Key", "expected", "fields_of", "known_keys", "suggest", "type_name"]
+__all__ = ["Key", "expected", "fields_of", "known_keys", "suggest", "type_name", "unknown_key"]
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,24 @@ def known_keys() -> tuple[str, ...]:
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """Return ``; did you mean X?``, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    alike = [name for name in known if "." in name] if "." in word else known
+    near = difflib.get_close_matches(word, alike, n=1, cutoff=0.6)
     if not near and "." not in word:  # `temperature` for `distill.temperature`
         near = [name for name in known if name.rpartition(".")[2] == word][:1]
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def unknown_key(key: str) -> str:
+    """Return the message about a key that the composed config does not have."""
+    group, _, name = key.partition(".")
+    having = [
+        schema.removesuffix("_schema")
+        for schema, kind in groups().get(group, {}).items()
+        if any(name == known.name for known in fields_of(kind))
+    ]
+    if having:
+        return f"{key}: unknown key with the chosen option of {group}; those that have it build on: {', '.join(having)}"
+    return f"{key}: unknown key{suggest(key, known_keys())}"
 
 
 def type_name(kind: Any) -> str:

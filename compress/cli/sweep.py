@@ -57,13 +57,14 @@ def _expand(composer: Composer, config: DictConfig) -> list[JobConfig] | None:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
+
+    from compress.cli.compose import lines_of
 
     sweeper = config.hydra.sweeper
     if sweeper._target_ != _BASIC:
         return None
     lines = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    lines += [str(line) for line in OmegaConf.to_container(config.hydra.overrides.task, resolve=False)]
+    lines += lines_of(config)
     try:
         parsed = OverridesParser.create(config_loader=composer.loader).parse_overrides(lines)
         combinations = BasicSweeper.split_arguments(parsed, None)[0]

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from compress.cli.keys import known_keys, suggest
 from compress.config.job import JobConfig
 from compress.config.registry import NEEDS_ONNX, Root, groups, step_schemas
-from compress.config.shipped import options
+from compress.config.shipped import file_of, options
 from compress.errors import ConfigError
 
 if TYPE_CHECKING:
-    from compress.config.schemas import Benchmark
+    from compress.config.schemas import Benchmark, Model
 
 __all__ = ["compose_job", "job_of"]
 
@@ -65,13 +65,22 @@ def job_of(composed: DictConfig, *, sweep: bool = False) -> JobConfig:
     ConfigError
         Names the key, the value and what is allowed.
     """
-    from compress.cli.compose import choices_of
+    try:
+        return _job_of(composed, sweep)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{where}{str(error).splitlines()[0]}") from error
+
+
+def _job_of(composed: DictConfig, sweep: bool) -> JobConfig:
+    from compress.cli.compose import choices_of, lines_of
 
     choices = choices_of(composed)
-    overrides = [str(line) for line in composed.hydra.overrides.task]
+    overrides = lines_of(composed)
     recipe = choices.get("recipe")
     if recipe is None:
         raise ConfigError(f"recipe=null: a recipe is needed; allowed: {', '.join(options('recipe'))}")
+    _check_top(composed)
     root = _root(composed)
     typed: dict[str, Any] = {}
     for key in composed:
@@ -91,7 +100,7 @@ def job_of(composed: DictConfig, *, sweep: bool = False) -> JobConfig:
         recipe=recipe,
         steps=steps,
         export=typed["export"],
-        model=typed["model"],
+        model=_unpinned(typed["model"], choices.get("model")),
         data=typed["data"],
         task=typed["task"],
         benchmark=typed["benchmark"],
@@ -108,6 +117,17 @@ def job_of(composed: DictConfig, *, sweep: bool = False) -> JobConfig:
         overrides=tuple(overrides),
         warnings=tuple(warnings),
     )
+
+
+def _unpinned(model: Model, option: str | None) -> Model:
+    """Drop the SHA-256 that an option pins, where `model.path` is no longer the option's."""
+    file = file_of("model", str(option))
+    if model.sha256 is None or not file.is_file():
+        return model
+    pinned = OmegaConf.load(file)
+    if pinned.get("sha256") == model.sha256 and pinned.get("path") != model.path:
+        return dataclasses.replace(model, sha256=None)
+    return model
 
 
 def _root_names() -> list[str]:
@@ -136,10 +156,15 @@ def _root(config: DictConfig) -> Root:
     return root
 
 
+def _check_top(composed: DictConfig) -> None:
+    """Refuse values at the top that are no keys of `Root`; what is a config node is looked at one by one."""
+    for key in composed:
+        if key not in _root_names() and not isinstance(composed._get_node(key), DictConfig):
+            raise ConfigError(f"{key}: unknown key{suggest(str(key), known_keys())}")
+
+
 def _typed(key: str, node: Any) -> Any:
     """Return a config node as an instance of its dataclass."""
-    if not isinstance(node, DictConfig):
-        raise ConfigError(f"{key}: unknown key{suggest(key, known_keys())}")
     schema = OmegaConf.get_type(node)
     if node._is_none() or schema is None or not dataclasses.is_dataclass(schema):
         if key in groups():
@@ -151,13 +176,11 @@ def _typed(key: str, node: Any) -> Any:
             raise ConfigError(f"{key}: cannot be null or replaced; set its fields one by one, as {key}.FIELD=VALUE")
         raise ConfigError(f"{key}: unknown key, or a config that builds on no schema{suggest(key, known_keys())}")
     _check_fields(key, node, schema)
-    missing = sorted(OmegaConf.missing_keys(node))
-    if missing:
-        raise ConfigError(f"{key}.{missing[0]}: a value is needed; set {key}.{missing[0]}=VALUE")
     try:
+        missing = sorted(OmegaConf.missing_keys(node))
+        if missing:
+            raise ConfigError(f"{missing[0]}: a value is needed; set {missing[0]}=VALUE")
         value = OmegaConf.to_object(node)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{key}: a value is needed: {str(error).splitlines()[0]}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
     _check_bounds(f"{key}.", value)

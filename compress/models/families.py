@@ -27,6 +27,9 @@ class Family:
         Path of the token embedding below the base model.
     config_layers, config_heads, config_intermediate, config_hidden : str
         Names in the config of the number of layers, heads, the feed-forward width and the hidden width.
+    attention : str
+        Implementation of attention that every run of the model uses: ``sdpa``, or ``eager`` where transformers
+        has no other for it.
     """
 
     architecture: str
@@ -37,6 +40,7 @@ class Family:
     config_heads: str = "num_attention_heads"
     config_intermediate: str = "intermediate_size"
     config_hidden: str = "hidden_size"
+    attention: str = "sdpa"
 
     def layer_list(self, model: Any) -> Any:
         """Return the ModuleList of layers of a model with a head."""
@@ -54,7 +58,7 @@ _BUILT_IN = (
     Family("roberta", "roberta"),
     Family("xlm-roberta", "roberta"),
     Family("electra", "electra"),
-    Family("mpnet", "mpnet"),
+    Family("mpnet", "mpnet", attention="eager"),  # its relative position bias has no sdpa path in transformers 5
     Family(
         "distilbert",
         "distilbert",

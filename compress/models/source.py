@@ -81,6 +81,10 @@ def resolve(config: Model) -> SourceModel:
     path = _locate(config)
     facts = _read_config(path / "config.json", config.path)
     known = family(facts["model_type"])
+    layers = facts.get(known.config_layers, facts.get("num_hidden_layers"))
+    if not isinstance(layers, int) or layers < 1:
+        raise CheckpointError(f"model.path={config.path}: config.json does not say {known.config_layers}: {layers!r}")
+    _check_tokenizer(path, config.path)
     weights = _weights(path, config.path)
     digests = {file.name: sha256_file(file) for file in [*weights, *_companions(path)]}
     if config.sha256 is not None and digests.get("model.safetensors") != config.sha256:
@@ -88,13 +92,13 @@ def resolve(config: Model) -> SourceModel:
             f"model.path={config.path}: the SHA-256 of model.safetensors is {digests.get('model.safetensors')}, "
             f"expected model.sha256={config.sha256}; the file is damaged or another version"
         )
-    head, labels = _head(facts)
+    head, labels = _head(facts, config.path)
     return SourceModel(
         name=config.path,
         path=path,
         fingerprint=hashlib.sha256(canonical_json(digests)).hexdigest(),
         architecture=known.architecture,
-        layers=int(facts.get(known.config_layers, facts.get("num_hidden_layers", 0))),
+        layers=layers,
         labels=labels,
         head=head,
     )
@@ -176,7 +180,8 @@ def _weights(path: Path, name: str) -> list[Path]:
         files = [path / "model.safetensors"]
     elif index.is_file():
         try:
-            files = [path / part for part in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
+            parts = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            files = [path / part for part in parts]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"model.path={name}: {index.name} is damaged: {error!r}") from error
     else:
@@ -188,7 +193,9 @@ def _weights(path: Path, name: str) -> list[Path]:
             )
         raise CheckpointError(f"model.path={name}: {path} holds no model.safetensors")
     for file in files:
-        if not file.is_file() or (file.resolve().parent != path.resolve() and ".." in file.name):
+        if file.parent != path or file.suffix != ".safetensors":
+            raise CheckpointError(f"model.path={name}: {index.name} names {file}, which is no part of this model")
+        if not file.is_file():
             raise CheckpointError(f"model.path={name}: {file.name} is missing")
         _check_whole(file, name)
     return files
@@ -202,11 +209,27 @@ def _check_whole(file: Path, name: str) -> None:
         header = stream.read(length) if 0 < length <= size - 8 else b""
     try:
         entries = json.loads(header)
-        end = max(entry["data_offsets"][1] for key, entry in entries.items() if key != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        end = max(int(entry["data_offsets"][1]) for key, entry in entries.items() if key != "__metadata__")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"model.path={name}: {file.name} is not a safetensors file, or damaged") from error
     if 8 + length + end != size:
         raise CheckpointError(f"model.path={name}: {file.name} is truncated ({size} of {8 + length + end} bytes)")
+
+
+def _check_tokenizer(path: Path, name: str) -> None:
+    if len(_companions(path)) < 2:
+        raise CheckpointError(f"model.path={name}: {path} holds no tokenizer; save tokenizer.json beside config.json")
+    file = path / "tokenizer_config.json"
+    if not file.is_file():
+        return
+    try:
+        facts = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"model.path={name}: tokenizer_config.json is no JSON: {error}") from error
+    if isinstance(facts, dict) and "auto_map" in facts:
+        raise UnsupportedError(
+            f"model.path={name} asks for code of its own (auto_map in tokenizer_config.json), which is never run"
+        )
 
 
 def _companions(path: Path) -> list[Path]:
@@ -216,13 +239,16 @@ def _companions(path: Path) -> list[Path]:
     return [path / name for name in names if (path / name).is_file()]
 
 
-def _head(facts: dict[str, Any]) -> tuple[str | None, tuple[str, ...] | None]:
+def _head(facts: dict[str, Any], name: str) -> tuple[str | None, tuple[str, ...] | None]:
     """Return the task and the labels of a fine-tuned head, if the config tells of one with named labels."""
     for architecture in facts.get("architectures") or []:
         for ending, task in _HEADS.items():
             if str(architecture).endswith(ending):
                 names = facts.get("id2label") or {}
-                labels = tuple(str(names[key]) for key in sorted(names, key=int))
+                try:
+                    labels = tuple(str(names[key]) for key in sorted(names, key=int))
+                except (ValueError, TypeError) as error:
+                    raise CheckpointError(f"model.path={name}: id2label in config.json is damaged: {error}") from error
                 generic = all(re.fullmatch(r"LABEL_\d+", label) for label in labels)
                 return task, None if generic or not labels else labels
     return None, None

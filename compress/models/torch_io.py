@@ -26,7 +26,8 @@ __all__ = ["build_model", "load_model", "load_source", "load_tokenizer", "save_m
 
 log = logging.getLogger(__name__)
 
-_ATTENTION = "sdpa"
+_LOADING = ("name_or_path", "tokenizer_file", "special_tokens_map_file", "is_local", "local_files_only")
+"""What tokenizer_config.json would say of how the tokenizer was loaded."""
 
 
 @contextlib.contextmanager
@@ -48,8 +49,16 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_tokenizer(path: Path) -> Any:
+def load_tokenizer(path: Path, *, words: bool = False) -> Any:
     """Return the fast tokenizer of a directory; no network, no code of its own.
+
+    Parameters
+    ----------
+    path
+        The directory.
+    words
+        Whether it will be given lists of words: byte-level tokenizers then put a blank before each, as in the text
+        they were trained on. Saved with the tokenizer, so only asked of a base model's.
 
     Raises
     ------
@@ -61,11 +70,19 @@ def load_tokenizer(path: Path) -> Any:
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+            if words and tokenizer.is_fast and _glues_words(tokenizer):
+                tokenizer = AutoTokenizer.from_pretrained(
+                    str(path), local_files_only=True, trust_remote_code=False, add_prefix_space=True
+                )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
     if not tokenizer.is_fast:
         raise UnsupportedError(f"{path}: no fast tokenizer (tokenizer.json), which aligning words needs")
     return tokenizer
+
+
+def _glues_words(tokenizer: Any) -> bool:
+    return getattr(tokenizer.backend_tokenizer.pre_tokenizer, "add_prefix_space", None) is False
 
 
 def build_model(source: SourceModel, task: Task, data: Data, seed: int) -> tuple[Any, Any]:
@@ -88,7 +105,7 @@ def build_model(source: SourceModel, task: Task, data: Data, seed: int) -> tuple
     if source.random is not None:
         return _random_model(source.random, task, data)
     assert source.path is not None
-    tokenizer = load_tokenizer(source.path)
+    tokenizer = load_tokenizer(source.path, words=task.reads_words)
     model, fresh = _from_pretrained(source, task)
     base = f"{family(source.architecture).base}."
     lost = sorted(name for name in fresh if name.startswith(base) and ".pooler." not in f".{name}.")
@@ -104,6 +121,8 @@ def load_source(source: SourceModel, task: Task) -> tuple[Any, Any]:
     """Return an already fine-tuned model and its tokenizer; every weight must be in its files."""
     if source.path is None or source.labels is None:
         raise ConfigError(f"model.path={source.name} has no fine-tuned head; put finetune first in steps")
+    if source.head not in (None, task.name):
+        raise ConfigError(f"model.path={source.name} is fine-tuned for {source.head}, not for task={task.name}")
     model, fresh = _from_pretrained(source, task)
     if fresh:
         raise CheckpointError(
@@ -130,7 +149,7 @@ def _from_pretrained(source: SourceModel, task: Task) -> tuple[Any, set[str]]:
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                attn_implementation=_ATTENTION,
+                attn_implementation=family(source.architecture).attention,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
@@ -160,7 +179,7 @@ def _random_model(config: RandomModel, task: Task, data: Data) -> tuple[Any, Any
             id2label=dict(enumerate(task.labels)),
             label2id={label: number for number, label in enumerate(task.labels)},
         )
-        model = task.model_class().from_config(bert, attn_implementation=_ATTENTION)
+        model = task.model_class().from_config(bert, attn_implementation=family("bert").attention)
     return model.float().eval(), tokenizer
 
 
@@ -208,8 +227,11 @@ def save_model(out: Writer, model: Any, tokenizer: Any, max_length: int) -> None
     from safetensors.torch import save_file
 
     tokenizer.model_max_length = max_length
+    # Whatever was tokenized before leaves its truncation and padding behind, which would be written too.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(str(out.path))
-    _clean_json(out.path / "tokenizer_config.json", drop=("name_or_path", "tokenizer_file", "special_tokens_map_file"))
+    _clean_json(out.path / "tokenizer_config.json", drop=_LOADING)
     config = model.config.to_dict()
     for name in ("_name_or_path", "_attn_implementation_internal", "_commit_hash", "torch_dtype"):
         config.pop(name, None)
@@ -260,7 +282,7 @@ def load_model(checkpoint: Checkpoint) -> Any:
     task = tasks.create(manifest.task, manifest.labels, metric=manifest.metric)
     with _quiet():
         config = AutoConfig.from_pretrained(str(checkpoint.path), local_files_only=True, trust_remote_code=False)
-        model = task.model_class().from_config(config, attn_implementation=_ATTENTION)
+        model = task.model_class().from_config(config, attn_implementation=family(config.model_type).attention)
     tensors = load_file(str(checkpoint.path / "model.safetensors"))
     _check_shapes(model, tensors, checkpoint.path)
     model.load_state_dict(tensors, strict=False)

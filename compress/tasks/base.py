@@ -59,6 +59,8 @@ class Task(ABC):
     name: ClassVar[str]
     metrics_known: ClassVar[tuple[str, ...]]
     """Names that `metrics` returns and that may be the main metric."""
+    reads_words: ClassVar[bool] = False
+    """Whether the tokenizer is given lists of words instead of texts."""
 
     def __init__(self, labels: Sequence[str], *, metric: str) -> None:
         self.labels = tuple(labels)

@@ -1,0 +1,96 @@
+"""One suite over every registered step: what all of them promise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.checkpoint import Checkpoint, open_checkpoint
+from compress.config.schemas import Distill, DynamicQuantization, Export, Finetune, Student
+from compress.errors import CompressError
+from compress.steps.registry import step_for, step_kinds
+
+CONFIGS: dict[str, Any] = {
+    "finetune": Finetune(epochs=1, batch_size=16, learning_rate=1e-3),
+    "distill": Distill(epochs=1, batch_size=16, learning_rate=1e-3, student=Student(layers=1)),
+    "export": Export(check_rows=8),
+    "quantize": DynamicQuantization(max_metric_drop=None),
+}
+KINDS = sorted(CONFIGS)
+
+
+@pytest.fixture
+def source_of(world: Any, tuned: Checkpoint) -> Callable[[str], Any]:
+    """Return a function that gives a source that the kind of step accepts."""
+
+    def give(kind: str) -> Any:
+        accepts = step_kinds()[kind].accepts
+        if "torch" in accepts:
+            return tuned
+        return world.source if "source" in accepts else world.run(tuned, CONFIGS["export"])
+
+    return give
+
+
+def test_every_registered_step_is_under_contract() -> None:
+    assert set(step_kinds()) - {"source"} == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", sorted(step_kinds()))
+def test_declarations_are_complete(kind: str) -> None:
+    step = step_kinds()[kind]
+    assert step.kind == kind
+    assert dataclasses.is_dataclass(step.config)
+    assert step.accepts
+    assert step.leaves in {"torch", "onnx"}
+    assert step.modules
+    assert step.packages
+    assert step_for(step.config) is step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_work_gives_equal_bytes(kind: str, world: Any, source_of: Callable[[str], Any]) -> None:
+    source = source_of(kind)
+    first, second = (world.run(source, CONFIGS[kind]) for _ in range(2))
+    assert first.manifest.files == second.manifest.files
+    assert first.digest == second.digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_it_leaves_reloads_to_equal_logits(
+    kind: str, world: Any, source_of: Callable[[str], Any], tmp_path: Path
+) -> None:
+    import numpy as np
+
+    from compress.checkpoint import copy_checkpoint
+    from compress.runtime import open_predictor
+
+    left = world.run(source_of(kind), CONFIGS[kind])
+    assert left.format == step_kinds()[kind].leaves
+    moved = copy_checkpoint(left, tmp_path / "moved")
+    batch = {"input_ids": np.arange(5, 21).reshape(2, 8), "attention_mask": np.ones((2, 8), dtype=np.int64)}
+    one, two = (open_predictor(path, threads=1, device="cpu").logits(batch) for path in (left.path, moved.path))
+    assert one.dtype == np.float32
+    assert one.tobytes() == two.tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quantized_source_is_refused_before_work(kind: str, facts: Callable[..., Any]) -> None:
+    step = step_kinds()[kind]
+    with pytest.raises(CompressError):
+        step.check(CONFIGS[kind], facts(precision="int8"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_source_is_left_as_it_was(kind: str, world: Any, source_of: Callable[[str], Any]) -> None:
+    source = source_of(kind)
+    world.run(source, CONFIGS[kind])
+    if isinstance(source, Checkpoint):
+        assert open_checkpoint(source.path).digest == source.digest
