@@ -95,7 +95,7 @@ def _parse(arguments: list[str]) -> Namespace:
     def refuse(message: str) -> NoReturn:
         raise ConfigError(f"{message}; see python -m compress --help")
 
-    parser.error = refuse  # type: ignore[method-assign, assignment]
+    parser.error = refuse  # type: ignore[method-assign]
     options = parser.parse_intermixed_args(arguments)
     for name in ("config_path", "config_name", "experimental_rerun"):
         if getattr(options, name) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from compress.cli.keys import known_keys, suggest
 from compress.config.job import JobConfig
+from compress.config.nodes import filled, node_of
 from compress.config.registry import NEEDS_ONNX, Root, groups, step_schemas
-from compress.config.shipped import file_of, options
+from compress.config.shipped import GROUPS_WITHOUT_SCHEMA, file_of, options
 from compress.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,8 +86,8 @@ def _job_of(composed: DictConfig, sweep: bool) -> JobConfig:
     root = _root(composed)
     typed: dict[str, Any] = {}
     for key in composed:
-        node = composed._get_node(key)
-        if key != "hydra" and key not in _root_names() and not (isinstance(node, DictConfig) and node._is_none()):
+        node = node_of(composed, key)
+        if key != "hydra" and key not in _root_names() and filled(node):
             typed[str(key)] = _typed(str(key), node)
     for group in _NEEDED:
         if group not in typed:
@@ -124,7 +126,7 @@ def _unpinned(model: Model, option: str | None) -> Model:
     file = file_of("model", str(option))
     if model.sha256 is None or not file.is_file():
         return model
-    pinned = OmegaConf.load(file)
+    pinned: Any = OmegaConf.load(file)
     if pinned.get("sha256") == model.sha256 and pinned.get("path") != model.path:
         return dataclasses.replace(model, sha256=None)
     return model
@@ -142,7 +144,7 @@ def _root(config: DictConfig) -> Root:
             if OmegaConf.is_missing(config, name):
                 raise ConfigError(f"{name}: a value is needed; a recipe sets it, as in {name}: [finetune, distill]")
             raise ConfigError(f"{name}: cannot be removed; set a value")
-        node = config._get_node(name)
+        node = node_of(config, name)
         if isinstance(node, DictConfig):
             values[name] = _typed(name, node)
             continue
@@ -157,16 +159,20 @@ def _root(config: DictConfig) -> Root:
 
 
 def _check_top(composed: DictConfig) -> None:
-    """Refuse values at the top that are no keys of `Root`; what is a config node is looked at one by one."""
-    for key in composed:
-        if key not in _root_names() and not isinstance(composed._get_node(key), DictConfig):
-            raise ConfigError(f"{key}: unknown key{suggest(str(key), known_keys())}")
+    """Refuse what stands at the top and is neither a key of `Root` nor a config node."""
+    for key in map(str, composed):
+        if key in GROUPS_WITHOUT_SCHEMA:
+            raise ConfigError(
+                f"{key}: its file does not set keys at the top; begin it with `# @package _global_`, then `key: value` lines"
+            )
+        if key not in _root_names() and not isinstance(node_of(composed, key), DictConfig):
+            raise ConfigError(f"{key}: unknown key{suggest(key, known_keys())}")
 
 
 def _typed(key: str, node: Any) -> Any:
     """Return a config node as an instance of its dataclass."""
     schema = OmegaConf.get_type(node)
-    if node._is_none() or schema is None or not dataclasses.is_dataclass(schema):
+    if not filled(node) or schema is None or not dataclasses.is_dataclass(schema):
         if key in groups():
             raise ConfigError(
                 f"{key}: its config was removed or replaced; choose an option ({key}={'|'.join(options(key))}) "
@@ -190,14 +196,14 @@ def _typed(key: str, node: Any) -> Any:
 def _check_fields(key: str, node: DictConfig, schema: Any) -> None:
     """Refuse keys that were added past the schema, or removed from it."""
     names = [field.name for field in dataclasses.fields(schema)]
-    for name in node:
+    for name in map(str, node):
         if name not in names:
-            raise ConfigError(f"{key}.{name}: unknown key{suggest(str(name), names)}; allowed: {', '.join(names)}")
+            raise ConfigError(f"{key}.{name}: unknown key{suggest(name, names)}; allowed: {', '.join(names)}")
     for name in names:
-        inner = node._get_node(name)
+        inner = node_of(node, name)
         if inner is None:
             raise ConfigError(f"{key}.{name}: cannot be removed; set a value or null")
-        if isinstance(inner, DictConfig) and not inner._is_none() and not inner._is_missing():
+        if filled(inner):
             _check_fields(f"{key}.{name}", inner, OmegaConf.get_type(inner))
 
 
@@ -224,11 +230,11 @@ def _fault(value: Any, limits: Mapping[str, Any]) -> str | None:
     if not math.isfinite(value):
         return "must be a finite number"
     for name, holds, words in (
-        ("minimum", lambda bound: value >= bound, "at least"),
-        ("maximum", lambda bound: value <= bound, "at most"),
-        ("above", lambda bound: value > bound, "above"),
+        ("minimum", operator.ge, "at least"),
+        ("maximum", operator.le, "at most"),
+        ("above", operator.gt, "above"),
     ):
-        if limits.get(name) is not None and not holds(limits[name]):
+        if limits.get(name) is not None and not holds(value, limits[name]):
             return f"must be {words} {limits[name]}"
     return None
 

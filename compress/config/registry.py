@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from compress.config import schemas
+from compress.config.nodes import node_of
 from compress.config.options import option
 
 __all__ = ["GROUPS", "NEEDS_ONNX", "STEP_GROUPS", "Root", "groups", "register", "step_schemas"]
@@ -102,5 +103,5 @@ def register() -> None:
     typed: Any = OmegaConf.structured(Root)
     root: Any = OmegaConf.create({})
     for key in typed:
-        root[key] = typed._get_node(key)
+        root[key] = node_of(typed, key)
     store.store(name="base", node=root, provider="compress")

@@ -80,7 +80,10 @@ def resolve(config: Model) -> SourceModel:
         return _random(config)
     path = _locate(config)
     facts = _read_config(path / "config.json", config.path)
-    known = family(facts["model_type"])
+    try:
+        known = family(facts["model_type"])
+    except UnsupportedError as error:
+        raise UnsupportedError(f"model.path={config.path}: {error}") from error
     layers = facts.get(known.config_layers, facts.get("num_hidden_layers"))
     if not isinstance(layers, int) or layers < 1:
         raise CheckpointError(f"model.path={config.path}: config.json does not say {known.config_layers}: {layers!r}")
@@ -132,9 +135,9 @@ def _locate(config: Model) -> Path:
             )
         return Path(spec.origin).parent / folder
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return path
-    if path.exists():
+    if name and path.exists():
         raise ConfigError(f"model.path={name} is a file; give the directory of a Hugging Face checkpoint")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise ConfigError(f"model.path={name}: no such directory, and not a hub id")

@@ -47,7 +47,7 @@ LINES = [
     ("distill.temperature=hot", "distill.temperature=hot: Value 'hot' of type 'str' could not be converted"),
     ("distill.temperature=0", "distill.temperature=0.0: must be above 0"),
     ("distill.temperature=nan", "must be a finite number"),
-    ("distill.temperature=${nope}", "distill.temperature: Interpolation key 'nope' not found"),
+    ("distill.temperature=${nope}", "distill: Interpolation key 'nope' not found"),
     ("distill.student.layers=2.5", "expected: int"),
     ("distill.student.layers=0", "distill.student.layers=0: must be at least 1"),
     ("distill.student=null", "distill.student=null: field 'distill.student' is not Optional"),
@@ -129,7 +129,8 @@ FILES = [
     ("recipe/mine.yaml", RECIPE + "steps: [finetune]\nfinetune: {epocs: 2}\n", "mine", "finetune.epocs"),
     ("recipe/mine.yaml", RECIPE + "defaults: [override /prune: x]\nsteps: [finetune]\n", "mine", "prune"),
     ("recipe/mine.yaml", RECIPE + "defaults: [override /distill: slow]\nsteps: [distill]\n", "mine", "distill=slow"),
-    ("recipe/mine.yaml", "- a\n- list\n", "mine", "steps: a value is needed"),
+    ("recipe/mine.yaml", "steps: [finetune]\n", "mine", "recipe: its file does not set keys at the top"),
+    ("recipe/mine.yaml", "- a\n- list\n", "mine", "begin it with `# @package _global_`"),
     (
         "recipe/mine.yaml",
         RECIPE + "steps: [a]\na: {epochs: 1}\n",
