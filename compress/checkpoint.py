@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 from compress.errors import CheckpointError, MachineError
 from compress.files import canonical_json, disk_errors, fsync_tree, replace_tree, sha256_file
+from compress.weight_files import check_weights
 
 __all__ = ["FORMATS", "MANIFEST", "VERSION", "Checkpoint", "Manifest", "Writer", "copy_checkpoint", "open_checkpoint"]
 
@@ -234,7 +234,7 @@ def open_checkpoint(path: str | os.PathLike[str], verify: bool = True) -> Checkp
         for name, expected in manifest.files.items():
             _check_digest(directory, name, expected)
     for name in manifest.files:
-        _check_weights(directory / name)
+        check_weights(directory / name)
     return Checkpoint(directory, manifest)
 
 
@@ -266,7 +266,8 @@ def _read_manifest(file: Path) -> Manifest:
         )
         as_written = manifest.to_bytes() == raw
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is damaged: {error!r}; copy the checkpoint anew") from error
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{file} is damaged: {reason}; copy the checkpoint anew") from error
     if not as_written:
         raise CheckpointError(f"{file} is not what was written (its digest differs); copy the checkpoint anew")
     _check_types(file, manifest)
@@ -332,40 +333,8 @@ def _check_digest(directory: Path, name: str, expected: str) -> None:
             return
     except OSError as error:
         raise CheckpointError(f"checkpoint {directory}: {name} cannot be read: {error.strerror}") from error
-    _check_weights(file)  # says more where it can: truncated, a pickle
+    check_weights(file)  # says more where it can: truncated, a pickle
     raise CheckpointError(f"checkpoint {directory}: {name} is not what was written (its SHA-256 differs); copy it anew")
-
-
-def _check_weights(file: Path) -> None:
-    """Refuse weights that are not what their name says, whatever their hash says."""
-    if file.suffix == ".safetensors":
-        _check_safetensors(file)
-    elif file.name == FORMATS["onnx"]:
-        with file.open("rb") as stream:
-            start = stream.read(1)
-        # ModelProto begins with ir_version: field 1, varint. No pickle and no zip archive begins with that byte.
-        if start != b"\x08":
-            raise CheckpointError(f"{file} is not an ONNX model (a pickle, or damaged); pickles are never loaded")
-
-
-def _check_safetensors(file: Path) -> None:
-    """Refuse what is no safetensors file, whatever its name and hash say (https://huggingface.co/docs/safetensors)."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        header = stream.read(length) if 0 < length <= min(size - 8, 100_000_000) else b""
-    try:
-        content = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"]
-        end = int(max(ends, default=0))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file} is not a safetensors file (a pickle, or damaged); pickles are never loaded"
-        ) from error
-    if 8 + length + end != size:
-        what = "truncated" if size < 8 + length + end else "longer than its header says"
-        raise CheckpointError(f"{file} is {what}: {size} bytes instead of {8 + length + end}; copy it anew")
 
 
 def copy_checkpoint(source: Checkpoint, destination: Path) -> Checkpoint:

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class Store:
         self.path = (path or default_path()).expanduser().absolute()
         self.max_bytes = max_bytes
         self.readonly = readonly
-        self._held: set[str] = set()
+        self._held: set[tuple[int, int, str]] = set()
         if readonly:
             return
         try:
@@ -130,11 +131,12 @@ class Store:
     def lock(self, key: str) -> Iterator[None]:
         """Hold a key for this process; a second one waits and says so. The system frees it if the holder dies.
 
-        Who holds a key through this store may take it again.
+        The thread that holds a key through this store may take it again.
         """
         from filelock import FileLock, Timeout
 
-        if key in self._held:
+        holder = (os.getpid(), threading.get_ident(), key)
+        if holder in self._held:
             yield
             return
         with disk_errors(self.path):
@@ -144,11 +146,11 @@ class Store:
             except Timeout:
                 log.info("another process is at the same step; waiting for its result")
                 lock.acquire()
-        self._held.add(key)
+        self._held.add(holder)
         try:
             yield
         finally:
-            self._held.discard(key)
+            self._held.discard(holder)
             lock.release()
 
     @contextlib.contextmanager

@@ -163,7 +163,8 @@ def _check_top(composed: DictConfig) -> None:
     for key in map(str, composed):
         if key in GROUPS_WITHOUT_SCHEMA:
             raise ConfigError(
-                f"{key}: its file does not set keys at the top; begin it with `# @package _global_`, then `key: value` lines"
+                f"{key}: its file does not set keys at the top; begin it with `# @package _global_`, "
+                f"then lines of `key: value`"
             )
         if key not in _root_names() and not isinstance(node_of(composed, key), DictConfig):
             raise ConfigError(f"{key}: unknown key{suggest(key, known_keys())}")

@@ -248,7 +248,7 @@ def test_missing_package_names_the_extra(config, package, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == package else found(name, *rest)
     )
-    with pytest.raises(MachineError, match=rf"{package}.*pip install 'compress\[demo\]'"):
+    with pytest.raises(MachineError, match=rf"{package}.*pip install 'compress-transformers\[demo\]'"):
         prepare(config, TEXT)
 
 

@@ -1,155 +1,314 @@
-"""The store: whole or absent, one writer at a time, bounded."""
+"""The store: whole or absent, one builder at a time, pruned without harm."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
 import os
 import signal
-import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from compress.errors import MachineError
-from compress.keys import config_facts, source_digest
+from compress.checkpoint import Checkpoint, Writer, copy_checkpoint, open_checkpoint
+from compress.errors import CheckpointError, MachineError
+from compress.files import disk_errors, write_atomic
 from compress.store import Store, main
 
+Fill = Callable[..., Checkpoint]
+FORK = multiprocessing.get_context("fork")
 
-def build(store: Store, key: str, size: int = 10) -> None:
+
+def put(store: Store, key: str, fill: Fill, content: bytes = b"\x00" * 64) -> None:
+    """Build a checkpoint under a key."""
     with store.building(key) as out:
-        save_file({"weight": np.zeros(size, dtype=np.float32)}, str(out.path / "model.safetensors"))
-        out.finish(
-            format="torch",
-            precision="fp32",
-            task="text_classification",
-            metric="accuracy",
-            labels=("a", "b"),
-            max_length=8,
-            architecture="bert",
-            layers=1,
-        )
+        fill(out, content)
 
 
-def work(root: Path, log: Path) -> None:
-    """Build a key slowly unless it is there, as the pipeline does."""
+def test_what_was_built_is_found_by_another_store_object(store: Store, fill: Fill) -> None:
+    assert store.get("aa") is None
+    assert not store.contains("aa")
+    put(store, "aa", fill)
+    found = Store(store.path).get("aa")
+    assert found is not None
+    assert found.path == store.path / "objects" / "aa"
+    assert list((store.path / "tmp").iterdir()) == []
+
+
+def test_failed_or_unfinished_building_leaves_nothing(store: Store, fill: Fill) -> None:
+    with pytest.raises(ZeroDivisionError), store.building("aa") as out:
+        fill(out)
+        raise ZeroDivisionError
+    with pytest.raises(CheckpointError), store.building("aa") as out:
+        (out.path / "model.safetensors").write_bytes(b"half")
+    assert store.get("aa") is None
+    assert list((store.path / "tmp").iterdir()) == []
+    assert list((store.path / "objects").iterdir()) == []
+
+
+def test_building_again_replaces(store: Store, fill: Fill) -> None:
+    put(store, "aa", fill, b"\x01" * 8)
+    first = store.get("aa")
+    put(store, "aa", fill, b"\x02" * 8)
+    second = store.get("aa")
+    assert first is not None
+    assert second is not None
+    assert first.digest != second.digest
+    assert list((store.path / "tmp").iterdir()) == []
+
+
+def test_damaged_checkpoint_counts_as_absent_and_says_so(
+    store: Store, fill: Fill, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
+    put(store, "aa", fill)
+    weights = store.path / "objects" / "aa" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert set(store.verify()) == {"aa"}
+    assert Store(store.path, readonly=True).get("aa") is None
+    assert weights.exists()  # a reader changes nothing
+    with caplog.at_level(logging.WARNING, "compress"):
+        assert store.get("aa") is None
+    assert "is damaged and will be made again" in caplog.text
+    assert not weights.parent.exists()
+    assert store.verify() == {}
+
+
+# --- several processes ------------------------------------------------------------------------
+
+
+def _race(root: Path, fill: Fill, built: Any, start: Any, digests: Any) -> None:
     store = Store(root)
-    with store.lock("key"):
-        if store.get("key") is None:
-            time.sleep(0.5)
-            build(store, "key")
-            with log.open("a") as stream:
-                stream.write("built\n")
+    start.wait()
+    with store.lock("aa"):
+        checkpoint = store.get("aa")
+        if checkpoint is None:
+            with built.get_lock():
+                built.value += 1
+            with store.building("aa") as out:
+                time.sleep(0.3)
+                fill(out)
+            checkpoint = store.get("aa")
+    assert checkpoint is not None
+    digests.put(checkpoint.digest)
 
 
-def test_two_processes_at_one_key_build_it_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    jobs = [context.Process(target=work, args=(tmp_path / "store", tmp_path / "log")) for _ in range(2)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join(60)
-    assert [job.exitcode for job in jobs] == [0, 0]
-    assert (tmp_path / "log").read_text() == "built\n"
+def test_processes_at_one_key_build_it_once(store: Store, fill: Fill) -> None:
+    built, start, digests = FORK.Value("i", 0), FORK.Event(), FORK.Queue()
+    workers = [FORK.Process(target=_race, args=(store.path, fill, built, start, digests)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    start.set()
+    found = {digests.get(timeout=30) for _ in workers}
+    for worker in workers:
+        worker.join(30)
+        assert worker.exitcode == 0
+    assert built.value == 1
+    assert len(found) == 1
 
 
-def build_and_die(root: Path) -> None:
-    with Store(root).lock("key"), Store(root).building("key") as out:
+def _hold(root: Path, held: Any) -> None:
+    with Store(root).lock("aa"):
+        held.set()
+        time.sleep(0.5)
+
+
+def test_who_waits_says_so_once(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
+    held = FORK.Event()
+    holder = FORK.Process(target=_hold, args=(store.path, held))
+    holder.start()
+    assert held.wait(30)
+    with caplog.at_level(logging.INFO, "compress"), store.lock("aa"):
+        pass
+    holder.join(30)
+    assert caplog.text.count("another process is at the same step") == 1
+
+
+def _build_slowly(root: Path, fill: Fill, stage: str, reached: Any) -> None:
+    store = Store(root)
+    with store.building("aa") as out:
         (out.path / "model.safetensors").write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
+        if stage == "finished":
+            fill(out)
+        reached.set()
+        time.sleep(60)
 
 
-def test_a_killed_writer_leaves_nothing_that_counts_and_no_lock(tmp_path: Path) -> None:
-    job = multiprocessing.get_context("spawn").Process(target=build_and_die, args=(tmp_path,))
-    job.start()
-    job.join(60)
-    assert job.exitcode == -signal.SIGKILL
-    store = Store(tmp_path)
-    assert store.get("key") is None
-    with store.lock("key"):
-        build(store, "key")
-    assert store.get("key") is not None
-    assert not list((tmp_path / "tmp").iterdir())
+@pytest.mark.parametrize("stage", ["begun", "finished"])
+def test_sigkill_while_building_leaves_nothing_that_counts(store: Store, fill: Fill, stage: str) -> None:
+    reached = FORK.Event()
+    builder = FORK.Process(target=_build_slowly, args=(store.path, fill, stage, reached))
+    builder.start()
+    assert reached.wait(30)
+    assert builder.pid is not None
+    assert list((store.path / "tmp").iterdir()) != []
+    Store(store.path)  # opening the store spares what a living process builds
+    assert list((store.path / "tmp").iterdir()) != []
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.join(30)
+    assert store.get("aa") is None
+    assert store.entries() == []
+    again = Store(store.path)  # what the dead left is swept when the store is next opened
+    assert list((again.path / "tmp").iterdir()) == []
+    put(again, "aa", fill)  # and its lock went with it
+    assert again.get("aa") is not None
 
 
-def test_an_exception_while_building_leaves_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with pytest.raises(RuntimeError), store.building("key") as out:
-        (out.path / "model.safetensors").write_bytes(b"half")
-        raise RuntimeError
-    assert store.get("key") is None
-    assert not list((tmp_path / "tmp").iterdir())
+# --- pruning ----------------------------------------------------------------------------------
 
 
-def test_a_damaged_entry_counts_as_absent_and_is_said_by_verify(tmp_path: Path, capsys: Any) -> None:
-    store = Store(tmp_path)
-    build(store, "key")
-    file = tmp_path / "objects" / "key" / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
-    assert main(["verify", "--path", str(tmp_path)]) == 1
-    assert "key" in capsys.readouterr().out
-    assert store.get("key") is None
-    assert main(["verify", "--path", str(tmp_path)]) == 0
+def use_at(store: Store, key: str, when: float) -> None:
+    """Pretend that a key was used at a time."""
+    os.utime(store.path / "used" / key, (when, when))
 
 
-def test_prune_takes_the_least_recently_used_and_spares_what_is_kept(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    for number, key in enumerate(("old", "kept", "new")):
-        build(store, key, 5000)
-        os.utime(tmp_path / "used" / key, (number, number))
-    size = store.entries()[0].bytes
-    assert store.prune(2 * size, keep={"old"}) == ["kept"]
-    assert [entry.key for entry in store.entries()] == ["old", "new"]
+def test_prune_removes_the_least_recently_used_and_keeps_what_is_protected(store: Store, fill: Fill) -> None:
+    for age, key in enumerate(["aa", "bb", "cc", "dd"]):
+        put(store, key, fill)
+        use_at(store, key, 1_000_000 + age)
+    each = store.entries()[0].bytes
+    assert [entry.key for entry in store.entries()] == ["aa", "bb", "cc", "dd"]
+    store.get("aa")  # used now, so the last to go
     assert store.prune(None) == []
+    assert store.prune(2 * each, keep={"bb"}) == ["cc", "dd"]
+    assert store.prune(0, keep={"bb"}) == ["aa"]
+    assert store.get("bb") is not None
+    assert list((store.path / "tmp").iterdir()) == []
 
 
-def test_list_and_prune_from_the_command_line(tmp_path: Path, capsys: Any) -> None:
-    build(Store(tmp_path), "key")
-    assert main(["list", "--path", str(tmp_path)]) == 0
-    assert "key" in capsys.readouterr().out
-    assert main(["prune", "--path", str(tmp_path), "--max-bytes", "0"]) == 0
-    assert Store(tmp_path).entries() == []
-    assert main(["list", "--path", str(tmp_path / "none")]) == 2
+def test_prune_counts_and_removes_shared_caches(store: Store, fill: Fill) -> None:
+    put(store, "aa", fill)
+    cache = store.cache / "teacher" / "x.npy"
+    write_atomic(cache, b"\x00" * 10_000)
+    assert store.prune(5_000) == ["aa"]
+    assert not cache.exists()
 
 
-def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(MachineError, match=r"store\.path"):
-        Store(tmp_path / "file")
+def test_prune_spares_what_a_process_works_on(store: Store, fill: Fill) -> None:
+    put(store, "aa", fill)
+    with store.lock("aa"):
+        assert store.prune(0) == []
+        assert Store(store.path).prune(0) == []
+        with store.lock("aa"):  # the holder may take it again
+            assert store.get("aa") is not None
+    assert store.prune(0) == ["aa"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_unwritable_path_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(MachineError, match=r"store\.path"):
-        Store(tmp_path / "store")
+def test_resume_state_stays_until_it_is_dropped_or_a_week_old(store: Store) -> None:
+    for key in ("aa", "bb", "cc"):
+        (store.scratch(key) / "state").write_text("x")
+    os.utime(store.scratch("bb"), (0, 0))
+    os.utime(store.scratch("cc"), (0, 0))
+    store.prune(None, keep={"cc"})
+    assert sorted(path.name for path in (store.path / "scratch").iterdir()) == ["aa", "cc"]
+    store.drop_scratch("aa")
+    assert sorted(path.name for path in (store.path / "scratch").iterdir()) == ["cc"]
 
 
-def test_a_full_disk_is_said_with_status_1(tmp_path: Path) -> None:
-    import errno
+def test_emptied_store_does_not_break_a_copy(store: Store, fill: Fill, tmp_path: Path) -> None:
+    put(store, "aa", fill)
+    checkpoint = store.get("aa")
+    assert checkpoint is not None
+    copy_checkpoint(checkpoint, tmp_path / "artifact")
+    store.prune(0)
+    assert open_checkpoint(tmp_path / "artifact").digest == checkpoint.digest
 
-    store = Store(tmp_path)
-    with pytest.raises(MachineError, match="no space left") as caught, store.building("key"):
-        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+
+# --- the disk ---------------------------------------------------------------------------------
+
+
+def test_full_disk_is_a_machine_error_with_status_1(store: Store) -> None:
+    full = Path("/dev/full")
+    with pytest.raises(MachineError, match="no space left") as caught, store.building("aa"):
+        full.write_bytes(b"x")
+    assert caught.value.exit_status == 1
+    assert store.get("aa") is None
+    assert list((store.path / "tmp").iterdir()) == []
+
+
+def test_full_disk_is_seen_through_a_library_that_hides_the_errno(store: Store) -> None:
+    with pytest.raises(MachineError, match="no space left") as caught, store.building("aa"):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert caught.value.exit_status == 1
 
 
-def test_fields_that_cannot_change_an_output_stay_out_of_the_key() -> None:
-    from compress.config.schemas import Finetune
+@pytest.mark.parametrize("where", ["file/below", "file"])
+def test_store_under_a_file_is_refused(where: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(MachineError, match=r"cannot write to .*store\.path") as caught:
+        Store(tmp_path / where)
+    assert caught.value.exit_status == 2
 
-    assert "checkpoint_seconds" not in config_facts(Finetune())
-    assert config_facts(Finetune())["epochs"] == 3
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_store_where_nothing_can_be_made_is_refused() -> None:
+    with pytest.raises(MachineError, match=r"cannot .* the store at /proc/nowhere.*store\.path"):
+        Store(Path("/proc/nowhere/store"))
 
 
-def test_a_source_digest_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "made_for_digest.py").write_text("a = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    before = source_digest("made_for_digest")
-    source_digest.cache_clear()
-    (tmp_path / "made_for_digest.py").write_text("a = 2\n")
-    assert source_digest("made_for_digest") != before
-    with pytest.raises(ModuleNotFoundError):
-        source_digest("there_is_no_such_module")
+def test_unwritable_store_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        if os.access(tmp_path, os.W_OK):
+            pytest.skip("this user may write anywhere")
+        with pytest.raises(MachineError, match="cannot write to"):
+            Store(tmp_path / "store")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_refusal_elsewhere_is_not_blamed_on_the_store(store: Store) -> None:
+    with pytest.raises(PermissionError), store.building("aa"):
+        raise PermissionError(13, "Permission denied", "/data/train.csv")
+    with pytest.raises(MachineError, match="cannot write to"), disk_errors(store.path):
+        raise PermissionError(13, "Permission denied", str(store.path / "objects"))
+
+
+def test_interrupted_atomic_write_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    write_atomic(file, b"old")
+    with contextlib.suppress(TypeError):
+        write_atomic(file, "not bytes")  # type: ignore[arg-type]
+    assert file.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def test_command_lists_verifies_and_prunes(
+    store: Store, fill: Fill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(store, "aa", fill)
+    at = ["--path", str(store.path)]
+    assert main(["list", *at]) == 0
+    assert "finetune" in capsys.readouterr().out
+    assert main(["verify", *at]) == 0
+    (store.path / "objects" / "aa" / "model.safetensors").write_bytes(b"")
+    assert main(["list", *at]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert main(["verify", *at]) == 1
+    assert "aa: " in capsys.readouterr().out
+    assert main(["prune", *at, "--max-bytes", "0"]) == 0
+    assert "removed 1 checkpoints" in capsys.readouterr().out
+    assert main(["list", "--path", str(tmp_path / "nothing")]) == 2
+    assert "is no store" in capsys.readouterr().err
+    for wrong in (["shrink"], ["prune", "--max-bytes", "-1"]):
+        with pytest.raises(SystemExit) as caught:
+            main(wrong)
+        assert caught.value.code == 2
+
+
+def test_writer_in_a_store_gives_the_same_bytes_as_one_elsewhere(store: Store, fill: Fill, tmp_path: Path) -> None:
+    put(store, "aa", fill)
+    (tmp_path / "elsewhere").mkdir()
+    stored = store.get("aa")
+    assert stored is not None
+    assert stored.digest == fill(Writer(tmp_path / "elsewhere")).digest

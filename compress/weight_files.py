@@ -1,0 +1,54 @@
+"""Whether a file of weights is what its name says: a look at its first bytes and its length, nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+from compress.errors import CheckpointError
+
+__all__ = ["check_weights"]
+
+
+def check_weights(file: Path) -> None:
+    """Refuse weights that are not what their name says, whatever their hash says.
+
+    Parameters
+    ----------
+    file
+        Any file of a checkpoint; those that are neither ``.safetensors`` nor ``.onnx`` pass.
+
+    Raises
+    ------
+    CheckpointError
+        For a pickle under such a name, a damaged header, or a length that is not the header's.
+    """
+    if file.suffix == ".safetensors":
+        _check_safetensors(file)
+    elif file.suffix == ".onnx":
+        with file.open("rb") as stream:
+            start = stream.read(1)
+        # ModelProto begins with ir_version: field 1, varint. No pickle and no zip archive begins with that byte.
+        if start != b"\x08":
+            raise CheckpointError(f"{file} is not an ONNX model (a pickle, or damaged); pickles are never loaded")
+
+
+def _check_safetensors(file: Path) -> None:
+    """Refuse what is no safetensors file, whatever its name and hash say (https://huggingface.co/docs/safetensors)."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        header = stream.read(length) if 0 < length <= min(size - 8, 100_000_000) else b""
+    try:
+        content = json.loads(header)
+        ends = [entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"]
+        end = int(max(ends, default=0))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file} is not a safetensors file (a pickle, or damaged); pickles are never loaded"
+        ) from error
+    if 8 + length + end != size:
+        what = "truncated" if size < 8 + length + end else "longer than its header says"
+        raise CheckpointError(f"{file} is {what}: {size} bytes instead of {8 + length + end}; copy it anew")
