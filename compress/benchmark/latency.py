@@ -21,6 +21,9 @@ __all__ = ["Timing", "time_shape"]
 _TURN_MS = 60.0
 """Milliseconds that one variant's turn measures: some runs of a fast model, one of a slow one."""
 
+_CHOICE_MS = 200.0
+"""Milliseconds that each thread count is tried."""
+
 
 @dataclass
 class Timing:
@@ -56,10 +59,12 @@ def time_shape(
     cores
         Cores that may be used.
     """
-    timings = {name: Timing(_better_threads(worker, rows, shape, config, cores)) for name, worker in workers.items()}
+    timings, repeats = {}, {}
     for name, worker in workers.items():
-        worker.ask("shape", rows=rows, batch=shape[0], sequence=shape[1], threads=timings[name].threads)
-    repeats = {name: _repeats(worker) for name, worker in workers.items()}
+        threads, median = _better_threads(worker, rows, shape, config, cores)
+        timings[name] = Timing(threads)
+        repeats[name] = int(np.clip(round(_TURN_MS / median), 1, 30))
+        worker.ask("shape", rows=rows, batch=shape[0], sequence=shape[1], threads=threads)
     start = time.monotonic()
     with progress_of(f"latency {shape[0]}x{shape[1]}", config.max_rounds, "rounds") as progress:
         for number in range(1, config.max_rounds + 1):
@@ -84,20 +89,25 @@ def _narrow(timings: Mapping[str, Timing], baseline: str, config: Benchmark) -> 
     return all(half_width(ratio_interval(slow, rounds, seed=config.seed)) < config.half_width for rounds in others)
 
 
-def _repeats(worker: WorkerProcess) -> int:
-    found = worker.ask("time", repeats=3, warm=2)["milliseconds"]
-    return int(np.clip(round(_TURN_MS / float(np.median(found))), 1, 30))
+def _median(worker: WorkerProcess, milliseconds: float) -> float:
+    """Return the median of runs for about so many milliseconds, two at least, after a warm-up."""
+    first = float(np.median(worker.ask("time", repeats=2, warm=1)["milliseconds"]))
+    repeats = int(min(milliseconds / first, 50))
+    if repeats <= 2:
+        return first
+    return float(np.median(worker.ask("time", repeats=repeats, warm=repeats // 3)["milliseconds"]))
 
 
-def _better_threads(worker: WorkerProcess, rows: str, shape: tuple[int, int], config: Benchmark, cores: int) -> int:
-    """Return the thread count at which the variant is faster: no variant is handicapped by another's setting."""
-    if config.threads is not None:
-        return config.threads
-    if cores == 1:
-        return 1
+def _better_threads(
+    worker: WorkerProcess, rows: str, shape: tuple[int, int], config: Benchmark, cores: int
+) -> tuple[int, float]:
+    """Return the thread count at which the variant is faster, and its milliseconds there.
+
+    So no variant is handicapped by a setting that suits another.
+    """
     medians = {}
-    for threads in (1, cores):
+    for threads in dict.fromkeys((1, cores) if config.threads is None else (config.threads,)):
         worker.ask("shape", rows=rows, batch=shape[0], sequence=shape[1], threads=threads)
-        repeats = min(_repeats(worker), 12)
-        medians[threads] = float(np.median(worker.ask("time", repeats=max(3, repeats), warm=1)["milliseconds"]))
-    return min(medians, key=lambda threads: medians[threads])
+        medians[threads] = _median(worker, _CHOICE_MS)
+    best = min(medians, key=lambda threads: medians[threads])
+    return best, medians[best]

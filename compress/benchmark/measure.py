@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,30 +82,24 @@ def measure(
     rows = {name: _write_rows(data.split(name), scratch / f"{name}.json") for name in ("validation", "test")}
     texts = _write_rows(data.test.head(400), scratch / "texts.json")
     measured: dict[str, dict[str, Any]] = {}
-    with _workers([name for name, _, _ in variants], cores) as workers:
-        with progress_of("quality", len(variants), "variants") as progress:
-            for name, step, path in variants:
-                measured[name] = _open_and_judge(workers[name], name, step, path, rows, scratch, config, device, cores)
-                progress.advance(note=name)
+    paths = {name: path for name, _, path in variants}
+    # Threads are left last: one that waits for an answer sees its process end when a fault or a signal ends them all.
+    at_once = cores if device == "cpu" else 1  # one process at a time has the memory of a GPU
+    with ThreadPoolExecutor(at_once) as pool, _started(paths, cores) as workers:
+        judging = _Judging(rows, texts, scratch, config, device, cores, max(1, cores // at_once))
+        with progress_of("quality and memory", len(variants), "variants") as progress:
+            waiting = {pool.submit(judging.judge, workers[name], path): name for name, path in paths.items()}
+            for future in as_completed(waiting):
+                measured[waiting[future]] = future.result()
+                progress.advance(note=waiting[future])
+        measured = {name: {"step": step, **measured[name]} for name, step, _ in variants}
         shapes = _possible_shapes(config, measured, warnings)
         for shape in shapes:
             timings = time_shape(workers, baseline, texts, shape, config, cores)
             for name, timing in timings.items():
                 measured[name]["timings"].append(timing)
                 measured[name]["latency"].append(_latency_row(timing, shape, measured[name]["device"]))
-        for name, facts in measured.items():
-            batch, sequence = shapes[0] if shapes else parse_shape(config.shapes[0])
-            facts["size"] |= {
-                **workers[name].ask("macs", batch=batch, sequence=sequence),
-                "macs_shape": [batch, sequence],
-            }
-    for name, _, path in variants:
-        measured[name]["memory"] = (
-            _memory(name, path, texts, shapes, measured[name], cores)
-            if config.memory
-            else {"peak_rss_bytes": None, "peak_device_bytes": None}
-        )
-    paired = {name: _paired(scratch / f"{name}.npz") for name in measured}
+    paired = {name: _paired(scratch / f"{name}.test.npz") for name in measured}
     comparisons = {
         name: _compare(measured[baseline], measured[name], paired[baseline], paired[name], task, config, shapes)
         for name in measured
@@ -120,7 +116,6 @@ def measure(
         "latency",
         "memory",
         "size",
-        "open_seconds",
     )
     return {
         "variants": {name: {key: facts[key] for key in public} for name, facts in measured.items()},
@@ -140,7 +135,7 @@ def _busy_share() -> float:
 
 
 @contextlib.contextmanager
-def _workers(names: Sequence[str], cores: int) -> Iterator[dict[str, WorkerProcess]]:
+def _started(names: Iterable[str], cores: int) -> Iterator[dict[str, WorkerProcess]]:
     with contextlib.ExitStack() as stack:
         yield {name: stack.enter_context(WorkerProcess(name, cores)) for name in names}
 
@@ -151,47 +146,93 @@ def _write_rows(frame: pd.DataFrame, file: Path) -> str:
     return str(file)
 
 
-def _open_and_judge(
-    worker: WorkerProcess,
-    name: str,
-    step: str,
-    path: Path,
-    rows: Mapping[str, str],
-    scratch: Path,
-    config: Benchmark,
-    device: str,
-    cores: int,
-) -> dict[str, Any]:
-    opened = worker.ask("open", path=str(path), device=device, threads=cores)
-    test = worker.ask("quality", rows=rows["test"], out=str(scratch / f"{name}.npz"), batch_size=config.batch_size)
-    validation = worker.ask(
-        "quality", rows=rows["validation"], out=str(scratch / f"{name}.validation.npz"), batch_size=config.batch_size
-    )
-    return {
-        "step": step,
-        **{key: opened[key] for key in ("format", "runtime", "precision", "device", "positions")},
-        "open_seconds": round(opened["seconds"], 3),
-        "metrics": test["metrics"],
-        "validation_metrics": validation["metrics"],
-        "report": test["report"],
-        "truncated": {"test": test["truncated"], "validation": validation["truncated"]},
-        "size": size_of(path, opened["format"], opened["architecture"]),
-        "latency": [],
-        "timings": [],
-    }
+@dataclass(frozen=True)
+class _Judging:
+    """What is asked of a fresh process before anything is timed.
+
+    Attributes
+    ----------
+    rows : mapping of str to str
+        File of rows per split.
+    texts : str
+        File of the rows that shapes are made of.
+    scratch : pathlib.Path
+        Where scores per row are written, ``NAME.SPLIT.npz``.
+    config, device, cores
+        As in `measure`.
+    threads : int
+        Threads for quality: processes that run at the same time share the cores.
+    """
+
+    rows: Mapping[str, str]
+    texts: str
+    scratch: Path
+    config: Benchmark
+    device: str
+    cores: int
+    threads: int
+
+    def judge(self, worker: WorkerProcess, path: Path) -> dict[str, Any]:
+        """Return a variant's facts, peak memory, quality, size and multiply-accumulates."""
+        empty = worker.ask("memory")["peak_rss_bytes"]
+        opened = worker.ask("open", path=str(path), device=self.device, threads=self.cores)
+        shapes = _fitting(self.config, opened["positions"])
+        memory = {"peak_rss_bytes": None, "peak_device_bytes": None}
+        if self.config.memory:
+            memory = self._memory(worker, shapes, empty)
+        judged = {
+            split: worker.ask(
+                "quality",
+                rows=file,
+                out=str(self.scratch / f"{worker.name}.{split}.npz"),
+                batch_size=self.config.batch_size,
+                threads=self.threads,
+            )
+            for split, file in self.rows.items()
+        }
+        batch, sequence = shapes[0] if shapes else (1, opened["positions"])
+        macs = worker.ask("macs", batch=batch, sequence=sequence)
+        return {
+            **{key: opened[key] for key in ("format", "runtime", "precision", "device", "positions")},
+            "metrics": judged["test"]["metrics"],
+            "validation_metrics": judged["validation"]["metrics"],
+            "report": judged["test"]["report"],
+            "truncated": {split: answer["truncated"] for split, answer in judged.items()},
+            "memory": memory,
+            "size": {
+                **size_of(path, opened["format"], opened["architecture"]),
+                **macs,
+                "macs_shape": [batch, sequence],
+            },
+            "latency": [],
+            "timings": [],
+        }
+
+    def _memory(self, worker: WorkerProcess, shapes: Sequence[tuple[int, int]], empty: int) -> dict[str, Any]:
+        """Return the peak resident set of a process that has opened the artifact and run each shape."""
+        loaded = worker.ask("memory")["peak_rss_bytes"]
+        for batch, sequence in shapes:
+            worker.ask("shape", rows=self.texts, batch=batch, sequence=sequence, threads=self.cores)
+            worker.ask("time", repeats=2, warm=0)
+        return {**worker.ask("memory"), "empty_rss_bytes": empty, "loaded_rss_bytes": loaded}
+
+
+def _fitting(config: Benchmark, positions: int | None) -> list[tuple[int, int]]:
+    """Return the shapes that a model of so many positions takes."""
+    shapes = [parse_shape(text) for text in config.shapes]
+    return [shape for shape in shapes if positions is None or shape[1] <= positions]
 
 
 def _possible_shapes(
     config: Benchmark, measured: Mapping[str, dict[str, Any]], warnings: list[str]
 ) -> list[tuple[int, int]]:
-    possible = []
+    """Return the shapes that every variant takes; what is left out is warned of."""
     limit = min((facts["positions"] for facts in measured.values() if facts["positions"]), default=None)
-    for text in config.shapes:
-        shape = parse_shape(text)
-        if limit is not None and shape[1] > limit:
-            warnings.append(f"benchmark.shapes: {text} was left out: the models take at most {limit} tokens")
-        else:
-            possible.append(shape)
+    possible = _fitting(config, limit)
+    left_out = [text for text in config.shapes if parse_shape(text) not in possible]
+    warnings.extend(
+        f"benchmark.shapes: {text} was left out: the models take at most {limit} tokens" for text in left_out
+    )
     return possible
 
 
@@ -207,20 +248,6 @@ def _latency_row(timing: Timing, shape: tuple[int, int], device: str) -> dict[st
         "runs": len(timing.milliseconds),
         "rounds": len(timing.rounds),
     }
-
-
-def _memory(
-    name: str, path: Path, texts: str, shapes: Sequence[tuple[int, int]], facts: Mapping[str, Any], cores: int
-) -> dict[str, Any]:
-    """Return the peak resident set of a further process that opens the artifact and runs each shape once."""
-    with WorkerProcess(name, cores) as worker:
-        empty = worker.ask("memory")["peak_rss_bytes"]
-        worker.ask("open", path=str(path), device=facts["device"], threads=cores)
-        loaded = worker.ask("memory")["peak_rss_bytes"]
-        for batch, sequence in shapes:
-            worker.ask("shape", rows=texts, batch=batch, sequence=sequence, threads=cores)
-            worker.ask("time", repeats=2, warm=0)
-        return {**worker.ask("memory"), "empty_rss_bytes": empty, "loaded_rss_bytes": loaded}
 
 
 def _paired(file: Path) -> dict[str, np.ndarray]:

@@ -28,11 +28,9 @@ class _Worker:
         """Open the artifact; answers its facts."""
         from compress.runtime import open_predictor
 
-        start = time.perf_counter()
         self.predictor = open_predictor(path, threads=threads, device=device)
         manifest = self.predictor.checkpoint.manifest
         return {
-            "seconds": time.perf_counter() - start,
             "format": manifest.format,
             "precision": manifest.precision,
             "runtime": self.predictor.runtime,
@@ -42,12 +40,13 @@ class _Worker:
             "positions": _positions(Path(path)),
         }
 
-    def quality(self, rows: str, out: str, batch_size: int) -> dict[str, Any]:
-        """Label a split; writes logits per row, answers metrics, the report and paired statistics."""
+    def quality(self, rows: str, out: str, batch_size: int, threads: int) -> dict[str, Any]:
+        """Label a split; writes scores and decisions per row, answers metrics, the report and rows cut."""
         import numpy as np
         import pandas as pd
 
         predictor = self.predictor
+        self._set_threads(threads)
         frame = pd.DataFrame(json.loads(Path(rows).read_text(encoding="utf-8")))
         features = predictor.task.encode(frame, predictor.tokenizer, predictor.checkpoint.manifest.max_length)
         logits = predictor.logits_of(features, batch_size)
@@ -69,10 +68,13 @@ class _Worker:
         if rows not in self.batches:
             frame = pd.DataFrame(json.loads(Path(rows).read_text(encoding="utf-8")))
             self.batches[rows] = predictor.task.encode(frame, predictor.tokenizer, 512).inputs
-        if predictor.threads != threads:
-            predictor.set_threads(threads)
+        self._set_threads(threads)
         self.run = predictor.session(batch_of(self.batches[rows], batch, sequence, predictor.input_names))
         return {}
+
+    def _set_threads(self, threads: int) -> None:
+        if self.predictor.threads != threads:
+            self.predictor.set_threads(threads)
 
     def time(self, repeats: int, warm: int) -> dict[str, Any]:
         """Run `warm` times unmeasured and `repeats` times measured; answers milliseconds."""
@@ -146,4 +148,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Nothing is left to write; taking torch down in an orderly way would cost a second per worker.
+    os._exit(main())

@@ -237,7 +237,7 @@ class Benchmark:
     threads: int | None = option(
         None, "threads of every variant; null tries 1 and all cores and keeps its better", minimum=1
     )
-    seconds: float = option(12.0, "measuring time per shape at most", above=0)
+    seconds: float = option(10.0, "measuring time per shape at most", above=0)
     min_rounds: int = option(12, "interleaved rounds at least", minimum=3)
     max_rounds: int = option(60, "interleaved rounds at most", minimum=3)
     half_width: float = option(0.02, "stop when every ratio's relative half-width is below", above=0)

@@ -8,7 +8,13 @@ from typing import Any
 
 from compress.errors import UnsupportedError
 
-__all__ = ["Family", "families", "family"]
+__all__ = ["TASK_OF_HEAD", "Family", "families", "family"]
+
+TASK_OF_HEAD = {
+    "ForSequenceClassification": "text_classification",
+    "ForTokenClassification": "token_classification",
+}
+"""The task that a fine-tuned model serves, by the ending of the class that its config names."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import re
-import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,11 @@ from typing import Any
 from compress.config.schemas import Model, RandomModel
 from compress.errors import CheckpointError, ConfigError, MachineError, UnsupportedError
 from compress.files import canonical_json, sha256_file
-from compress.models.families import family
+from compress.models.families import TASK_OF_HEAD, family
+from compress.weight_files import check_weights
 
 __all__ = ["SourceModel", "resolve"]
 
-_HEADS = {
-    "ForSequenceClassification": "text_classification",
-    "ForTokenClassification": "token_classification",
-}
 _READ = ("*.safetensors", "*.json", "*.txt", "*.model")
 
 
@@ -200,23 +196,11 @@ def _weights(path: Path, name: str) -> list[Path]:
             raise CheckpointError(f"model.path={name}: {index.name} names {file}, which is no part of this model")
         if not file.is_file():
             raise CheckpointError(f"model.path={name}: {file.name} is missing")
-        _check_whole(file, name)
+        try:
+            check_weights(file)
+        except CheckpointError as error:
+            raise CheckpointError(f"model.path={name}: {error}") from error
     return files
-
-
-def _check_whole(file: Path, name: str) -> None:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        header = stream.read(length) if 0 < length <= size - 8 else b""
-    try:
-        entries = json.loads(header)
-        end = max(int(entry["data_offsets"][1]) for key, entry in entries.items() if key != "__metadata__")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"model.path={name}: {file.name} is not a safetensors file, or damaged") from error
-    if 8 + length + end != size:
-        raise CheckpointError(f"model.path={name}: {file.name} is truncated ({size} of {8 + length + end} bytes)")
 
 
 def _check_tokenizer(path: Path, name: str) -> None:
@@ -245,7 +229,7 @@ def _companions(path: Path) -> list[Path]:
 def _head(facts: dict[str, Any], name: str) -> tuple[str | None, tuple[str, ...] | None]:
     """Return the task and the labels of a fine-tuned head, if the config tells of one with named labels."""
     for architecture in facts.get("architectures") or []:
-        for ending, task in _HEADS.items():
+        for ending, task in TASK_OF_HEAD.items():
             if str(architecture).endswith(ending):
                 names = facts.get("id2label") or {}
                 try:

@@ -231,7 +231,9 @@ def save_model(out: Writer, model: Any, tokenizer: Any, max_length: int) -> None
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(str(out.path))
-    _clean_json(out.path / "tokenizer_config.json", drop=_LOADING)
+    # Named, so that what reads tokenizer.json without transformers knows which inputs the class gives.
+    names = {"model_input_names": list(tokenizer.model_input_names)}
+    _rewrite_json(out.path / "tokenizer_config.json", drop=_LOADING, add=names)
     config = model.config.to_dict()
     for name in ("_name_or_path", "_attn_implementation_internal", "_commit_hash", "torch_dtype"):
         config.pop(name, None)
@@ -243,8 +245,8 @@ def save_model(out: Writer, model: Any, tokenizer: Any, max_length: int) -> None
     out.structure = structure_of(model)
 
 
-def _clean_json(file: Path, drop: Sequence[str]) -> None:
-    content = json.loads(file.read_text(encoding="utf-8"))
+def _rewrite_json(file: Path, drop: Sequence[str], add: Mapping[str, Any]) -> None:
+    content = json.loads(file.read_text(encoding="utf-8")) | dict(add)
     for name in drop:
         content.pop(name, None)
     file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

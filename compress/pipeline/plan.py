@@ -192,6 +192,11 @@ def _check_head(name: str, source: SourceModel, labels: Sequence[str] | None, ta
             f"steps: {name} comes first, but model.path={source.name} has no fine-tuned head with named labels "
             f"for {task}; put finetune before it"
         )
+    if source.head != task:
+        raise ConfigError(
+            f"steps: {name} comes first, but model.path={source.name} is fine-tuned for {source.head}, not for {task}; "
+            f"put finetune before it, or set task={source.head}"
+        )
     if labels is not None and set(labels) != set(source.labels):
         missing = sorted(set(labels) - set(source.labels))
         extra = sorted(set(source.labels) - set(labels))

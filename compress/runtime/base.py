@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compress.errors import DataError, UnsupportedError
+from compress.tasks.padding import padding_of
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
@@ -160,12 +161,6 @@ class Predictor(ABC):
             name: np.ascontiguousarray(batch[name] if name in batch else missing[name](ids), dtype=np.int64)
             for name in self.input_names
         }
-
-
-def padding_of(tokenizer: Any) -> dict[str, int]:
-    """Return the padding value of each model input."""
-    token, kind = getattr(tokenizer, "pad_token_id", None), getattr(tokenizer, "pad_token_type_id", None)
-    return {"input_ids": int(token or 0), "attention_mask": 0, "token_type_ids": int(kind or 0)}
 
 
 def checked_items(items: Any) -> list[Any]:

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import CheckpointError
+from compress.models.families import TASK_OF_HEAD, families
 from compress.runtime.base import Predictor
 
 __all__ = ["open_foreign"]
 
-_TASKS = {
-    "ForSequenceClassification": "text_classification",
-    "ForTokenClassification": "token_classification",
-}
 _LENGTH_UNKNOWN = 512
 
 
@@ -36,7 +33,7 @@ def open_foreign(path: Path, threads: int, device: str) -> Predictor:
 
     folder = path if path.is_dir() else path.parent
     config = _config(folder)
-    name = next((task for ending, task in _TASKS.items() if str(config.get("_head")).endswith(ending)), None)
+    name = next((task for ending, task in TASK_OF_HEAD.items() if str(config.get("_head")).endswith(ending)), None)
     task = tasks.create(name, _labels(config, folder)) if name is not None else None
     tokenizer, length = None, int(config.get("max_position_embeddings") or _LENGTH_UNKNOWN)
     if task is not None:
@@ -51,12 +48,16 @@ def open_foreign(path: Path, threads: int, device: str) -> Predictor:
     if task is None:
         raise CheckpointError(
             f"{folder}: its config.json names {config.get('_head') or 'no architecture'}; needed is a fine-tuned model "
-            f"that ends with {' or '.join(_TASKS)}"
+            f"that ends with {' or '.join(TASK_OF_HEAD)}"
         )
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"{folder}: no .safetensors file; other forms of weights are not read")
     model = task.model_class().from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation=_attention(config),
     )
     return TorchPredictor(
         model.float(), task=task, tokenizer=tokenizer, threads=threads, device=torch_device(device), max_length=length
@@ -81,3 +82,9 @@ def _labels(config: dict[str, Any], folder: Path) -> list[str]:
         return [names[str(number)] for number in range(len(names))]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}/config.json: id2label must name the classes 0..n-1, has {names}") from error
+
+
+def _attention(config: dict[str, Any]) -> str | None:
+    """Return the attention of the model's family; None, which is transformers' own choice, where it is in none."""
+    known = families().get(str(config.get("model_type")))
+    return known.attention if known is not None else None

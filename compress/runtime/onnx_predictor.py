@@ -10,6 +10,7 @@ import numpy as np
 
 from compress.errors import CheckpointError, DataError, UnsupportedError
 from compress.runtime.base import MODEL_INPUTS, Predictor
+from compress.runtime.encoder import TextEncoder
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
@@ -162,17 +163,19 @@ def open_onnx(
     directory: Path,
     *,
     task: Task | None,
-    tokenizer: Any,
     threads: int,
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
     max_length: int = 512,
 ) -> OnnxPredictor:
-    """Open the ``model.onnx`` in a directory, be it a whole checkpoint yet or not."""
+    """Open the ``model.onnx`` and the tokenizer in a directory, be it a whole checkpoint yet or not.
+
+    Without a task there is no use for a tokenizer, and none is read.
+    """
     return OnnxPredictor(
         directory / "model.onnx",
         task=task,
-        tokenizer=tokenizer,
+        tokenizer=None if task is None else TextEncoder(directory),
         threads=threads,
         device=device,
         checkpoint=checkpoint,

@@ -70,28 +70,28 @@ load = open_predictor
 
 def _open_own(checkpoint: Checkpoint, threads: int, device: str) -> Predictor:
     from compress import tasks
-    from compress.models.torch_io import load_model, load_tokenizer
-    from compress.runtime.onnx_predictor import open_onnx
-    from compress.runtime.torch_predictor import TorchPredictor
 
     manifest = checkpoint.manifest
     task = tasks.create(manifest.task, manifest.labels, metric=manifest.metric)
-    tokenizer = load_tokenizer(checkpoint.path)
     if checkpoint.format == "onnx":
+        from compress.runtime.onnx_predictor import open_onnx
+
         return open_onnx(
             checkpoint.path,
             task=task,
-            tokenizer=tokenizer,
             threads=threads,
             device=onnx_device(device, checkpoint.precision),
             checkpoint=checkpoint,
             max_length=manifest.max_length,
         )
     if checkpoint.format == "torch":
+        from compress.models.torch_io import load_model, load_tokenizer
+        from compress.runtime.torch_predictor import TorchPredictor
+
         return TorchPredictor(
             load_model(checkpoint),
             task=task,
-            tokenizer=tokenizer,
+            tokenizer=load_tokenizer(checkpoint.path),
             threads=threads,
             device=torch_device(device),
             checkpoint=checkpoint,

@@ -77,7 +77,8 @@ class ExportStep(Step[Export]):
         if not isinstance(source, Checkpoint):
             raise StepError(f"step {context.name}: export reads a checkpoint; {source.name} was never loaded into one")
         tokenizer = load_tokenizer(source.path)
-        features = context.task.encode(context.data.validation.head(config.check_rows), tokenizer, context.max_length)
+        rows = context.data.validation.head(config.check_rows)
+        features = context.task.encode(rows, tokenizer, context.max_length)
         model = load_model(source)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # one thread sums in one order, so the recorded difference is reproducible
@@ -89,9 +90,15 @@ class ExportStep(Step[Export]):
             torch.set_num_threads(threads)
         save_graph(graph, out.path)
         copy_companions(source, out)
-        predictor = open_onnx(out.path, task=context.task, tokenizer=tokenizer, threads=1)
+        predictor = open_onnx(out.path, task=context.task, threads=1)
         try:
-            found = predictor.logits_of(features)
+            read = context.task.encode(rows, predictor.tokenizer, context.max_length)
+            if read.inputs != features.inputs:
+                raise StepError(
+                    f"step {context.name}: tokenizer.json alone tokenizes otherwise than {type(tokenizer).__name__} "
+                    f"does on the validation rows; save the tokenizer of model.path again with save_pretrained"
+                )
+            found = predictor.logits_of(read)
         finally:
             predictor.close()
         out.facts["export"] = {

@@ -1,6 +1,6 @@
 """The one training loop that every step which trains shares, and the inference that judges it."""
 
-from compress.training.batches import Extras, batch_order, logits_of, padding_of
+from compress.training.batches import Extras, batch_order, logits_of
 from compress.training.loop import LossFunction, TrainingResult, train
 from compress.training.reproducible import reproducible
 
@@ -10,7 +10,6 @@ __all__ = [
     "TrainingResult",
     "batch_order",
     "logits_of",
-    "padding_of",
     "reproducible",
     "train",
 ]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from compress.tasks.base import Features, Task
 
-__all__ = ["BatchSampler", "Collator", "Extras", "batch_order", "logits_of", "padding_of", "sorted_batches"]
+__all__ = ["BatchSampler", "Collator", "Extras", "batch_order", "logits_of", "sorted_batches"]
 
 Extras = Callable[[Sequence[int], int], Mapping[str, np.ndarray]]
 """From the rows of a batch and its padded length to further arrays, each ``[batch, ...]``."""
@@ -55,15 +55,6 @@ def sorted_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[first : first + batch_size].tolist() for first in range(0, len(order), batch_size)]
 
 
-def padding_of(tokenizer: Any) -> dict[str, int]:
-    """Return the padding value of each input name, as `Task.collate` takes it."""
-    return {
-        "input_ids": int(tokenizer.pad_token_id or 0),
-        "attention_mask": 0,
-        "token_type_ids": int(getattr(tokenizer, "pad_token_type_id", 0) or 0),
-    }
-
-
 class BatchSampler:
     """`batch_order` as torch's ``batch_sampler``; `epoch` is set before each pass."""
 
@@ -93,7 +84,7 @@ class Collator:
     features
         The tokenized rows.
     padding
-        See `padding_of`.
+        See `compress.tasks.padding.padding_of`.
     extras
         Further arrays per row, a teacher's outputs for instance.
     """

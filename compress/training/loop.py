@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from compress.config.schemas import Training
 from compress.errors import ConfigError, StepError, UnsupportedError
-from compress.training.batches import Extras, padding_of
+from compress.tasks.padding import padding_of
+from compress.training.batches import Extras
 from compress.training.reproducible import reproducible
 from compress.training.state import TrainingState
 

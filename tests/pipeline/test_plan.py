@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from compress.cli.validate import compose_job
@@ -10,7 +12,7 @@ from compress.models.source import SourceModel
 from compress.pipeline.plan import make_plan
 
 BASE = SourceModel("m", None, "f" * 64, "bert", 6, None)
-TUNED = SourceModel("m", None, "f" * 64, "bert", 6, ("negative", "neutral", "positive"))
+TUNED = replace(BASE, labels=("negative", "neutral", "positive"), head="text_classification")
 
 
 def names(recipe: str, *overrides: str, source: SourceModel = BASE) -> list[str]:
@@ -42,7 +44,8 @@ def test_until_stops_the_plan() -> None:
         ("[finetune,export,distill]", BASE, "distill cannot follow export"),
         ("[finetune,quantize,distill]", BASE, "distill cannot follow quantize"),
         ("[finetune,quantize,export]", BASE, "export cannot follow quantize"),
-        ("[distill,quantize]", SourceModel("m", None, "f" * 64, "bert", 6, ("a", "b")), "not those of the data"),
+        ("[distill,quantize]", replace(TUNED, labels=("a", "b")), "not those of the data"),
+        ("[distill,quantize]", replace(TUNED, head="token_classification"), "set task=token_classification"),
     ],
 )
 def test_a_wrong_order_is_refused(steps: str, source: SourceModel, message: str) -> None:

@@ -78,7 +78,7 @@ def test_weights_beyond_one_file_go_beside_it(exported: Any, tmp_path: Path) -> 
 
     save_graph(load_graph(exported.path), tmp_path, single_file_bytes=1)
     assert (tmp_path / "model.onnx.data").stat().st_size > 100_000
-    split, whole = (open_onnx(path, task=None, tokenizer=None, threads=1) for path in (tmp_path, exported.path))
+    split, whole = (open_onnx(path, task=None, threads=1) for path in (tmp_path, exported.path))
     np.testing.assert_array_equal(split.logits(batch(2, 9)), whole.logits(batch(2, 9)))
 
 

@@ -61,3 +61,27 @@ def onnx_file(model: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) 
     save_graph(export_graph(copy.deepcopy(model[0]), ("input_ids", "attention_mask"), 20, folder / "scratch"), folder)
     (folder / "scratch").rmdir()
     return folder / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def onnx_checkpoint(checkpoint: Any, onnx_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return an ONNX checkpoint of ours."""
+    import shutil
+
+    from compress.checkpoint import Writer
+    from compress.steps.companions import copy_companions
+
+    out = Writer(tmp_path_factory.mktemp("onnx") / "checkpoint")
+    out.path.mkdir()
+    copy_companions(checkpoint, out)
+    shutil.copyfile(onnx_file, out.path / "model.onnx")
+    return out.finish(
+        format="onnx",
+        precision="fp32",
+        task="text_classification",
+        metric="accuracy",
+        labels=LABELS,
+        max_length=32,
+        architecture="bert",
+        layers=2,
+    )

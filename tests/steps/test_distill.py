@@ -18,7 +18,7 @@ from compress.steps.distill import DistillStep
 from compress.steps.distill.layers import chosen_layers, matched_layers
 from compress.steps.distill.losses import distillation_loss, hidden_loss, logits_loss
 from compress.steps.distill.teacher import teacher_outputs
-from compress.training import padding_of
+from compress.tasks.padding import padding_of
 
 if TYPE_CHECKING:
     from pathlib import Path

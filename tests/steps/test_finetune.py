@@ -15,7 +15,8 @@ from compress.errors import ConfigError
 from compress.models.torch_io import load_model, load_tokenizer
 from compress.steps.registry import step_for, step_kinds
 from compress.steps.source import SourceConfig
-from compress.training import logits_of, padding_of
+from compress.tasks.padding import padding_of
+from compress.training import logits_of
 
 if TYPE_CHECKING:
     from .conftest import World

@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.training.batches import BatchSampler, batch_order, logits_of, padding_of, sorted_batches
+from compress.tasks.padding import padding_of
+from compress.training.batches import BatchSampler, batch_order, logits_of, sorted_batches
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=300)
 

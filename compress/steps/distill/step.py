@@ -152,7 +152,7 @@ def _ask(
 
     from compress.models.torch_io import load_model
     from compress.steps.distill.teacher import teacher_outputs
-    from compress.training import padding_of
+    from compress.tasks.padding import padding_of
 
     kept: tuple[int, ...] = ()
     if config.weights.hidden > 0:

@@ -61,7 +61,6 @@ class DynamicStep(Step[DynamicQuantization]):
     def run(self, source: Checkpoint | SourceModel, config: DynamicQuantization, context: Context, out: Writer) -> None:
         """Quantize, save, count what became integers, and judge on the validation split."""
         from compress.checkpoint import Checkpoint
-        from compress.models.torch_io import load_tokenizer
         from compress.onnx_graph import float_products, integer_products, load_graph, save_graph
         from compress.steps.companions import copy_companions
         from compress.steps.quantize.gate import judge, source_metric, validation_metric
@@ -88,9 +87,8 @@ class DynamicStep(Step[DynamicQuantization]):
             "float_products": sorted(node.name for node in float_products(graph)),
         }
         if config.max_metric_drop is not None:
-            tokenizer = load_tokenizer(source.path)
-            before = source_metric(source, context, tokenizer)
-            after = validation_metric(out.path, context, tokenizer)
+            before = source_metric(source, context)
+            after = validation_metric(out.path, context)
             judge(before, after, config.max_metric_drop, context)
             facts["validation"] = {"metric": context.task.metric, "source": before, "quantized": after}
         out.facts["quantize"] = facts

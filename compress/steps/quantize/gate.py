@@ -7,7 +7,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compress.errors import StepError
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["judge", "source_metric", "validation_metric"]
 
 
-def validation_metric(directory: Path, context: Context, tokenizer: Any) -> float:
+def validation_metric(directory: Path, context: Context) -> float:
     """Return the task's main metric of an ONNX model over the whole validation split."""
     from compress.runtime import open_onnx
 
-    features = context.task.encode(context.data.validation, tokenizer, context.max_length)
-    predictor = open_onnx(directory, task=context.task, tokenizer=tokenizer, threads=context.threads)
+    predictor = open_onnx(directory, task=context.task, threads=context.threads)
     try:
+        features = context.task.encode(context.data.validation, predictor.tokenizer, context.max_length)
         logits = predictor.logits_of(features)
     finally:
         predictor.close()
     return round(float(context.task.metrics(logits, features)[context.task.metric]), 6)
 
 
-def source_metric(source: Checkpoint, context: Context, tokenizer: Any) -> float:
+def source_metric(source: Checkpoint, context: Context) -> float:
     """Return the source's validation metric, computed once for all quantizations of that source."""
     from compress.files import canonical_json
     from compress.keys import source_digest
@@ -42,7 +42,7 @@ def source_metric(source: Checkpoint, context: Context, tokenizer: Any) -> float
         "data": context.data.fingerprint,
         "task": [context.task.name, context.task.metric, list(context.task.labels), context.max_length],
         "modules": {name: source_digest(name) for name in ("compress.runtime", "compress.tasks")},
-        "packages": {name: package_version(name) for name in ("onnxruntime", "tokenizers", "transformers")},
+        "packages": {name: package_version(name) for name in ("onnxruntime", "tokenizers")},
         "isa": isa(),
     }
     name = hashlib.sha256(canonical_json(content)).hexdigest()
@@ -50,7 +50,7 @@ def source_metric(source: Checkpoint, context: Context, tokenizer: Any) -> float
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["value"])
     except (OSError, ValueError, KeyError, TypeError):
-        value = validation_metric(source.path, context, tokenizer)
+        value = validation_metric(source.path, context)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{name}.{os.getpid()}")
     temporary.write_text(json.dumps({"value": value}), encoding="utf-8")
