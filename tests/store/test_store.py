@@ -62,9 +62,8 @@ def test_building_again_replaces(store: Store, fill: Fill) -> None:
 
 
 def test_damaged_checkpoint_counts_as_absent_and_says_so(
-    store: Store, fill: Fill, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    store: Store, fill: Fill, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
     put(store, "aa", fill)
     weights = store.path / "objects" / "aa" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
@@ -117,10 +116,7 @@ def _hold(root: Path, held: Any) -> None:
         time.sleep(0.5)
 
 
-def test_who_waits_says_so_once(
-    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("compress"), "propagate", True)
+def test_who_waits_says_so_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     held = FORK.Event()
     holder = FORK.Process(target=_hold, args=(store.path, held))
     holder.start()
