@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.cli.keys import Key, fields_of
 from compress.config.registry import Root, groups
-from compress.config.shipped import file_of, options, title
+from compress.config.shipped import defaults, file_of, options, title
 
 __all__ = ["text"]
 
@@ -25,45 +25,38 @@ options
 exit status
   0 done   1 failed   2 to be mended in the command or its input   3 done, but a budget was missed
 also
-  python -m compress.benchmark, .inspect, .predict, .report, .store  (each with --help)
+  python -m compress.inspect, .predict, .report, .store  (each with --help)
 """
 _WIDTH = 34
-_DEFAULT = {
-    "model": "minilm",
-    "data": "tweets",
-    "task": "text_classification",
-    "quantize": "dynamic",
-    "recipe": "distill_int8",
-}
 
 
 def text() -> str:
     """Return the help: every group, its options, every key with its default and one line of help."""
+    chosen = defaults()
     lines = [_USAGE]
     for group in ("recipe", "debug", "experiment"):
         names = options(group)
         if names:
             prefix = "+" if group == "experiment" else ""
-            lines += [f"{prefix}{group}=", *(_option(group, name) for name in names)]
+            lines += [f"{prefix}{group}=", *(_option(group, name, chosen) for name in names)]
     lines.append("\nkeys of no group")
     lines += [_key(key, "", {}) for key in fields_of(Root)]
     for group, schemas in groups().items():
         lines.append(f"\n{group}=")
-        lines += [_option(group, name) for name in options(group)]
-        lines += _keys(group, schemas)
+        lines += [_option(group, name, chosen) for name in options(group)]
+        lines += _keys(group, schemas, chosen)
     return "\n".join(lines) + "\n"
 
 
-def _option(group: str, name: str) -> str:
-    default = _DEFAULT.get(group, "default")
-    mark = " *" if name == default else ""
+def _option(group: str, name: str, chosen: Mapping[str, str | None]) -> str:
+    mark = " *" if name == chosen.get(group) else ""
     lead = f"  {name + mark:<{_WIDTH - 2}}"
     return textwrap.fill(title(file_of(group, name)), 118, initial_indent=lead, subsequent_indent=" " * _WIDTH)
 
 
-def _keys(group: str, schemas: Mapping[str, type]) -> Iterator[str]:
+def _keys(group: str, schemas: Mapping[str, type], chosen: Mapping[str, str | None]) -> Iterator[str]:
     """Yield the keys that all schemas of a group share, then those of each."""
-    values = _values(group, _DEFAULT.get(group, "default"))
+    values = _values(group, chosen.get(group) or "default")
     known = [list(fields_of(schema)) for schema in schemas.values()]
     shared = [key for key in known[0] if all(any(key.name == other.name for other in keys) for keys in known)]
     yield from (_key(key, f"{group}.", values) for key in shared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import MappingProxyType
 
-__all__ = ["FOLDERS", "GROUPS_WITHOUT_SCHEMA", "file_of", "options", "root", "title"]
+__all__ = ["FOLDERS", "GROUPS_WITHOUT_SCHEMA", "defaults", "file_of", "options", "root", "title"]
 
 FOLDERS = MappingProxyType({"recipe": "recipes", "experiment": "experiments"})
 """Groups whose options lie in a top-level folder of their own."""
@@ -45,6 +45,15 @@ def options(group: str, also: Path | None = None) -> list[str]:
     if also is not None:
         places += [also / group, also / FOLDERS.get(group, group)]
     return sorted({file.stem for place in places for file in place.glob("*.yaml")})
+
+
+def defaults() -> dict[str, str | None]:
+    """Return the option that the primary config chooses of each group; None for none."""
+    import yaml
+
+    content = yaml.safe_load((root() / "conf" / "config.yaml").read_text(encoding="utf-8"))
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
+    return {group: option for entry in entries for group, option in entry.items() if " " not in group}
 
 
 def title(file: Path) -> str:

@@ -29,8 +29,8 @@ def judge(record: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``{"met": bool, "missed": [{"key", "limit", "value", "message"}]}``; `value` is None for what
-        was not measured, which counts as missed.
+        ``{"met": bool, "missed": [{"key", "limit", "value", "message"}], "asked": {key: limit}}``; `value` is None
+        for what was not measured, which counts as missed.
     """
     rows = {row.name: row for row in describe(record)}
     baseline, candidate = rows[record["baseline"]], rows[record["candidate"]]
@@ -48,6 +48,7 @@ def judge(record: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
         ("min_size_ratio", budget.min_size_ratio, candidate.size_ratio, False, "ratio of the weights' sizes", "x"),
         ("max_latency_ms", budget.max_latency_ms, first.p50 if first else None, True, f"median latency{shape}", " ms"),
     )
+    asked = {key: limit for key, limit, *_ in checks if limit is not None}
     missed = []
     for key, limit, value, less_is_better, what, unit in checks:
         if limit is None:
@@ -61,4 +62,4 @@ def judge(record: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
             over = "above the limit" if less_is_better else "short of it"
             message = f"budget.{key}={limit:g} missed: the {what} is {value:.4g}{unit}, {beyond:.3g}{unit} {over}"
         missed.append({"key": key, "limit": limit, "value": value, "message": message})
-    return {"met": not missed, "missed": missed}
+    return {"met": not missed, "missed": missed, "asked": asked}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -66,6 +65,7 @@ def command_line(record: Mapping[str, Any]) -> str:
 
 def sections(record: Mapping[str, Any], plots: Sequence[Path], config: str | None) -> list[Section]:
     """Return what a report says, in order, for whichever format it is written in."""
+    training = _training(record)
     found: list[Section] = [("Result", "text", _verdict(record))]
     if record.get("warnings"):
         found.append(("Warnings", "list", list(record["warnings"])))
@@ -73,10 +73,11 @@ def sections(record: Mapping[str, Any], plots: Sequence[Path], config: str | Non
         ("Variants", "table", cells(record)),
         ("", "text", [_reading(record)]),
         ("Plots", "plots", list(plots)),
-        ("Metrics on the test split", "table", _metrics(record)),
+        ("Metrics", "table", _metrics(record)),
         ("Latency", "table", _latency(record)),
         ("Size and memory", "table", _size(record)),
         ("Steps", "table", _steps(record)),
+        *([("Training", "table", training)] if training[1] else []),
         ("Data", "table", _facts(_data(record))),
     ]
     cleaning = record.get("data", {}).get("cleaning")
@@ -115,8 +116,10 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Its weights take {formats.megabytes(row.weights_bytes)} MB, {formats.ratio(row.size_ratio)} smaller."
         )
-    missed = record.get("budget", {}).get("missed", [])
-    lines += [item["message"] for item in missed] or ["No budget was missed."]
+    budget = record.get("budget", {})
+    asked = ", ".join(f"{key}={limit:g}" for key, limit in (budget.get("asked") or {}).items())
+    kept = f"The budget was met: {asked}." if asked else "No budget was set."
+    lines += [item["message"] for item in budget.get("missed", [])] or [kept]
     return lines
 
 
@@ -134,8 +137,15 @@ def _metrics(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
     if not names:
         return [], []
-    lines = [[row.name, *(formats.number(row.metrics.get(name)) for name in names)] for row in rows]
-    return ["variant", *names], lines
+    validation = {row.name: record["variants"][row.name].get("validation_metrics") or {} for row in rows}
+    splits = {"test": {row.name: row.metrics for row in rows}}
+    if any(validation.values()):
+        splits["validation"] = validation
+    lines = [
+        [row.name, *(formats.number(found[row.name].get(name)) for found in splits.values() for name in names)]
+        for row in rows
+    ]
+    return ["variant", *(f"{name}, {split}" for split in splits for name in names)], lines
 
 
 def _latency(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -186,11 +196,28 @@ def _steps(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             "reused" if step.get("cached") else "run",
             formats.number(step.get("seconds"), 1),
             str(step.get("key") or "")[:16],
-            json.dumps(step.get("facts") or {}, ensure_ascii=False, sort_keys=True) if step.get("facts") else "",
+            "; ".join(f"{name} {text}" for name, text in _flatten("", _without_history(step))),
         ]
         for step in record["steps"]
     ]
     return ["step", "this time", "seconds", "key", "facts"], lines
+
+
+def _without_history(step: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in (step.get("facts") or {}).items() if name != "history"}
+
+
+def _training(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return loss and validation metrics per epoch of the steps that trained."""
+    entries = [
+        (step["name"], entry) for step in record["steps"] for entry in (step.get("facts") or {}).get("history", ())
+    ]
+    names = list(dict.fromkeys(name for _, entry in entries for name in entry if name not in ("epoch", "loss")))
+    lines = [
+        [step, str(entry.get("epoch")), *(formats.number(entry.get(name)) for name in ("loss", *names))]
+        for step, entry in entries
+    ]
+    return ["step", "epoch", "loss", *(f"{name}, validation" for name in names)], lines
 
 
 def _data(record: Mapping[str, Any]) -> dict[str, Any]:

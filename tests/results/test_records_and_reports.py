@@ -74,8 +74,9 @@ def test_a_broken_record_is_refused(run_dir: Path, spoil: Callable[[str], str], 
 
 def test_budgets_within_reach_are_met(record: dict[str, Any]) -> None:
     limits = Budget(max_metric_drop=0.015, min_speedup=7.1, min_size_ratio=5, max_latency_ms=1.25)
-    assert judge(record, limits) == {"met": True, "missed": []}
-    assert judge(record, Budget()) == {"met": True, "missed": []}
+    asked = {"max_metric_drop": 0.015, "min_speedup": 7.1, "min_size_ratio": 5, "max_latency_ms": 1.25}
+    assert judge(record, limits) == {"met": True, "missed": [], "asked": asked}
+    assert judge(record, Budget()) == {"met": True, "missed": [], "asked": {}}
 
 
 @pytest.mark.parametrize(

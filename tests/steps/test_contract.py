@@ -94,3 +94,20 @@ def test_the_source_is_left_as_it_was(kind: str, world: Any, source_of: Callable
     world.run(source, CONFIGS[kind])
     if isinstance(source, Checkpoint):
         assert open_checkpoint(source.path).digest == source.digest
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["finetune", "distill"])
+def test_training_on_a_gpu_leaves_a_checkpoint_that_a_cpu_opens(
+    kind: str, world: Any, source_of: Callable[[str], Any]
+) -> None:
+    import numpy as np
+
+    from compress.runtime import open_predictor
+
+    source = world.source if kind == "finetune" else source_of(kind)
+    left = world.run(source, CONFIGS[kind], world.context(kind, device="cuda"))
+    batch = {"input_ids": np.arange(5, 21).reshape(2, 8)}
+    cpu, cuda = (open_predictor(left.path, threads=1, device=device).logits(batch) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(cuda, cpu, atol=1e-3)
