@@ -117,7 +117,8 @@ def test_equal_models_in_two_formats_are_equally_good(measured: Callable[..., di
     assert torch["metrics"] == onnx["metrics"]
     assert found["comparison"]["agreement"] == 1
     assert found["comparison"]["metric_difference"] == {"value": 0, "low": 0, "high": 0}
-    assert torch["size"]["parameters"] == pytest.approx(onnx["size"]["parameters"], rel=0.02)
+    # Of so small a model, what the exporter folds away and the constants that it adds are some per cent.
+    assert torch["size"]["parameters"] == pytest.approx(onnx["size"]["parameters"], rel=0.05)
     assert torch["size"]["macs"] == pytest.approx(onnx["size"]["macs"], rel=0.02)
     assert torch["memory"]["peak_rss_bytes"] > torch["memory"]["empty_rss_bytes"]
     assert [(row["batch_size"], row["sequence_length"]) for row in torch["latency"]] == [(1, 8), (2, 64)]
