@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import torch
 
 from compress.checkpoint import Checkpoint
 from compress.config.schemas import Distill, DistillWeights, Student
-from compress.errors import ConfigError
+from compress.errors import ConfigError, MachineError
 from compress.models.torch_io import load_model, load_tokenizer
 from compress.steps.base import SourceFacts
 from compress.steps.distill import DistillStep
@@ -175,6 +177,19 @@ def test_the_teacher_answers_each_text_once_and_right(world: World, tuned: Check
         states = torch.stack(output.hidden_states[1:], 1)[0].numpy()
         np.testing.assert_allclose(batch["teacher_hidden"][place, :, :length], states, atol=5e-3)
         assert not batch["teacher_hidden"][place, :, length:].any()
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_outputs(
+    world: World, tuned: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(MachineError, match="no space left") as caught:
+        asked(world, tuned, Counting(tuned), tmp_path)
+    assert caught.value.exit_status == 1
+    assert [file.suffix for file in (tmp_path / "teacher").iterdir()] in ([], [".lock"])
 
 
 @pytest.mark.parametrize("damage", ["header", "body", "short", "empty"])

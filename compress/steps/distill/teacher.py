@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compress.files import canonical_json, fsync_directory
+from compress.files import canonical_json, disk_errors, fsync_directory
 from compress.steps.distill.losses import HIDDEN, LOGITS
 
 if TYPE_CHECKING:
@@ -128,10 +128,11 @@ def teacher_outputs(
     header = _header(task, features, keep_layers, identity, device)
     name = hashlib.sha256(canonical_json(header)).hexdigest()
     folder = cache / "teacher"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.bin"
     lengths = np.asarray(features.lengths)
-    with FileLock(str(folder / f"{name}.lock")):
+    with disk_errors(cache):
+        folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(cache), FileLock(str(folder / f"{name}.lock")):
         if not _is_whole(path, header):
             teacher = model if hasattr(model, "forward") else model()
             _compute(teacher, task, features, padding, header, path, device)
@@ -182,24 +183,36 @@ def _compute(
     per_token = False
     # The states go to a file as they come: they may exceed memory.
     states_path = path.with_suffix(".states.tmp")
-    for rows, answers, states in _forward(model, task, features, padding, header["layers"], device):
+    try:
+        for rows, answers, states in _forward(model, task, features, padding, header["layers"], device):
+            if logits is None:
+                per_token = answers[0].ndim == 2
+                logits = np.zeros((int(starts[-1]) if per_token else len(lengths), header["classes"]), np.float32)
+            if states is not None and hidden is None:
+                shape = (int(starts[-1]), len(header["layers"]), states.shape[-1])
+                _reserve(states_path, 2 * int(np.prod(shape)))
+                hidden = np.memmap(states_path, np.float16, "r+", shape=shape)
+            for place, row in enumerate(rows):
+                logits[slice(starts[row], starts[row + 1]) if per_token else row] = answers[place]
+                if hidden is not None and states is not None:
+                    hidden[starts[row] : starts[row + 1]] = states[place, :, : lengths[row]].swapaxes(0, 1)
         if logits is None:
-            per_token = answers[0].ndim == 2
-            logits = np.zeros((int(starts[-1]) if per_token else len(lengths), header["classes"]), np.float32)
-        if states is not None and hidden is None:
-            shape = (int(starts[-1]), len(header["layers"]), states.shape[-1])
-            hidden = np.memmap(states_path, np.float16, "w+", shape=shape)
-        for place, row in enumerate(rows):
-            logits[slice(starts[row], starts[row + 1]) if per_token else row] = answers[place]
-            if hidden is not None and states is not None:
-                hidden[starts[row] : starts[row + 1]] = states[place, :, : lengths[row]].swapaxes(0, 1)
-    if logits is None:
-        raise ValueError("a teacher needs rows to answer on")
-    _write(temporary, header, logits, hidden, per_token)
-    del hidden
-    states_path.unlink(missing_ok=True)
-    temporary.replace(path)
+            raise ValueError("a teacher needs rows to answer on")
+        _write(temporary, header, logits, hidden, per_token)
+        temporary.replace(path)
+    finally:
+        for leftover in (states_path, temporary):
+            leftover.unlink(missing_ok=True)
     fsync_directory(path.parent)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of so many bytes; a full disk is an error here, where a write to a map would kill the process."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
 
 
 def _forward(
