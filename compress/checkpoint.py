@@ -204,6 +204,12 @@ class Writer:
         return Checkpoint(self.path, manifest)
 
 
+def _hint(directory: Path) -> str:
+    """Return where the checkpoint is, if a run's directory was given in its place."""
+    inner = directory / "artifact"
+    return f"; this is a run's directory, its model is in {inner}" if (inner / MANIFEST).is_file() else ""
+
+
 def open_checkpoint(path: str | os.PathLike[str], verify: bool = True) -> Checkpoint:
     """Open a checkpoint directory.
 
@@ -227,6 +233,7 @@ def open_checkpoint(path: str | os.PathLike[str], verify: bool = True) -> Checkp
     if file.is_symlink() or not file.is_file():
         raise CheckpointError(
             f"checkpoint {directory} has no {MANIFEST}: it is no checkpoint of this project, or not whole"
+            f"{_hint(directory)}"
         )
     manifest = _read_manifest(file)
     _check_names(directory, manifest)

@@ -156,6 +156,8 @@ def _launch(composer: Composer, config: DictConfig, overrides: list[str]) -> int
     directory = Path(str(config.hydra.run.dir))
     if not given_by_user(overrides, "hydra.run.dir"):
         directory = make_fresh(directory)
+    elif directory.exists() and not directory.is_dir():
+        raise ConfigError(f"hydra.run.dir={directory} is a file; name a directory, which is made if it does not exist")
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.run.dir = str(directory)
         config.hydra.mode = RunMode.RUN

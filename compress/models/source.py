@@ -19,6 +19,9 @@ from compress.weight_files import check_weights
 
 __all__ = ["SourceModel", "resolve"]
 
+_RANDOM_POSITIONS = 160
+"""Entries of a random model's position table at least."""
+
 _READ = ("*.safetensors", "*.json", "*.txt", "*.model")
 
 
@@ -44,6 +47,8 @@ class SourceModel:
         The config of a model of random weights.
     head : str or None
         The task that its head serves.
+    positions : int or None
+        Entries of its position table, where the config tells: no input can be longer.
     """
 
     name: str
@@ -56,6 +61,7 @@ class SourceModel:
     head: str | None = None
     format: str = "source"
     precision: str = "fp32"
+    positions: int | None = None
 
 
 def resolve(config: Model) -> SourceModel:
@@ -100,6 +106,7 @@ def resolve(config: Model) -> SourceModel:
         layers=layers,
         labels=labels,
         head=head,
+        positions=facts["max_position_embeddings"] if isinstance(facts.get("max_position_embeddings"), int) else None,
     )
 
 
@@ -115,6 +122,7 @@ def _random(config: RandomModel) -> SourceModel:
         layers=config.layers,
         labels=None,
         random=config,
+        positions=max(config.max_length, _RANDOM_POSITIONS),
     )
 
 

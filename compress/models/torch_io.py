@@ -103,7 +103,7 @@ def build_model(source: SourceModel, task: Task, data: Data, seed: int) -> tuple
 
     torch.manual_seed(seed)
     if source.random is not None:
-        return _random_model(source.random, task, data)
+        return _random_model(source, source.random, task, data)
     assert source.path is not None
     tokenizer = load_tokenizer(source.path, words=task.reads_words)
     model, fresh = _from_pretrained(source, task)
@@ -163,9 +163,10 @@ def _from_pretrained(source: SourceModel, task: Task) -> tuple[Any, set[str]]:
     return model, set(report["missing_keys"]) | mismatched
 
 
-def _random_model(config: RandomModel, task: Task, data: Data) -> tuple[Any, Any]:
+def _random_model(source: SourceModel, config: RandomModel, task: Task, data: Data) -> tuple[Any, Any]:
     from transformers import BertConfig
 
+    assert source.positions is not None
     tokenizer = _character_tokenizer(config, data)
     with _quiet():
         bert = BertConfig(
@@ -174,7 +175,7 @@ def _random_model(config: RandomModel, task: Task, data: Data) -> tuple[Any, Any
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
             intermediate_size=config.intermediate_size,
-            max_position_embeddings=max(config.max_length, 160),
+            max_position_embeddings=source.positions,
             pad_token_id=tokenizer.pad_token_id,
             id2label=dict(enumerate(task.labels)),
             label2id={label: number for number, label in enumerate(task.labels)},

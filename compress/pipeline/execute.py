@@ -57,6 +57,7 @@ def run_job(job: JobConfig, run_dir: Path) -> Outcome:
     from compress.results.record import write_json
 
     try:
+        _clear(run_dir)
         outcome = _run(job, run_dir)
     except CompressError as error:
         write_json(
@@ -73,6 +74,17 @@ def run_job(job: JobConfig, run_dir: Path) -> Outcome:
     status = "done" if outcome.exit_status == 0 else "budget missed"
     write_json(run_dir / "status.json", {"status": status, "exit_status": outcome.exit_status, "missed": missed})
     return outcome
+
+
+def _clear(run_dir: Path) -> None:
+    """Remove what an earlier run left in the directory: numbers of one run never stand beside a model of another."""
+    written = [run_dir / name for name in ("status.json", "record.json", "report.md", "report.html")]
+    for file in [file for file in written if file.is_file()]:
+        file.unlink()
+    folders = {"artifact": "checkpoint.json", "plots": "path.png"}
+    for folder in [run_dir / name for name, sign in folders.items() if (run_dir / name / sign).is_file()]:
+        shutil.rmtree(folder)
+    shutil.rmtree(run_dir / ".benchmark", ignore_errors=True)
 
 
 def _run(job: JobConfig, run_dir: Path) -> Outcome:
@@ -224,6 +236,7 @@ def _measure(
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    cut = {"train": _truncated_in_training(facts), **measurement["truncated"]}
     built = record.build(
         recipe=job.recipe,
         task=job.task_name,
@@ -233,9 +246,9 @@ def _measure(
         measurement=measurement,
         baseline=plan.baseline,
         candidate=final,
-        data={**describe(prepared), "truncated": measurement["truncated"]},
+        data={**describe(prepared), "truncated": cut},
         overrides=list(job.overrides),
-        warnings=list(plan.notes),
+        warnings=[*plan.notes, *_cut_rows(cut, prepared, job.model.max_length)],
     )
     built["budget"] = budget.judge(built, job.budget)
     record.write_json(run_dir / "record.json", built)
@@ -243,3 +256,15 @@ def _measure(
     report.write(run_dir)
     status = 0 if built["budget"]["met"] else 3
     return Outcome(status, built, run_dir, artifact.path)
+
+
+def _truncated_in_training(steps: list[dict[str, Any]]) -> int | None:
+    """Return how many training rows were cut, as the first step that trained counted them; None if none did."""
+    counts = [step["facts"]["truncated"]["train"] for step in steps if "truncated" in step["facts"]]
+    return int(counts[0]) if counts else None
+
+
+def _cut_rows(cut: Mapping[str, int | None], prepared: Data, max_length: int) -> list[str]:
+    rows = {name: len(prepared.split(name)) for name in cut}
+    parts = [f"{count} of {rows[name]} {name} rows" for name, count in cut.items() if count]
+    return [f"{', '.join(parts)} were cut at model.max_length={max_length} tokens"] if parts else []

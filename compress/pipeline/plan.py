@@ -123,6 +123,7 @@ def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None)
         no earlier step, or a recipe that trains no head for a model that has none.
     """
     notes: list[str] = []
+    _check_shapes(job.benchmark.shapes, source)
     facts = SourceFacts(source.format, source.precision, source.architecture, source.layers)
     planned: list[PlannedStep] = []
 
@@ -167,6 +168,14 @@ def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None)
         job.threads or usable_cores(),
         tuple(notes),
     )
+
+
+def _check_shapes(shapes: Sequence[str], source: SourceModel) -> None:
+    """Refuse a benchmark of which no shape fits the model: there would be no latency to compare."""
+    if source.positions is not None and all(int(shape.partition("x")[2]) > source.positions for shape in shapes):
+        raise ConfigError(
+            f"benchmark.shapes={list(shapes)}: model.path={source.name} takes at most {source.positions} tokens"
+        )
 
 
 def _free_name(name: str, job: JobConfig, planned: list[PlannedStep]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress.errors import MachineError
 from compress.pipeline.plan import make_plan
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ def dry_run(job: JobConfig) -> str:
     source = resolve(job.model)
     root = Path(job.store.path) if job.store.path else default_path()
     exists = root.is_dir()
+    _check_writable(root)
     cache = root / "cache" if exists else None
     known = data.peek(job.data, job.task_name, cache)
     plan = make_plan(job, source, known["labels"] if known else None)
@@ -32,7 +35,7 @@ def dry_run(job: JobConfig) -> str:
     lines = [
         f"recipe     {job.recipe}",
         f"task       {job.task_name} on data={job.data_name}"
-        + (f", rows {known['rows']}" if known else " (not prepared yet)"),
+        + (f", rows {known['rows']}" if known else " (not read yet: its columns and labels are checked when it runs)"),
         f"model      {source.name} ({source.architecture}, {source.layers} layers)",
         f"device     {plan.device}, {plan.threads} threads for training",
         f"store      {root}",
@@ -55,6 +58,15 @@ def dry_run(job: JobConfig) -> str:
     )
     lines.append(f"disk       about {needed / 1e6:.0f} MB needed, {_free(root) / 1e9:.1f} GB free")
     return "\n".join(lines)
+
+
+def _check_writable(root: Path) -> None:
+    """Refuse a store that a run could not make or write to."""
+    place = root
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise MachineError(f"cannot write to the store at {root}; set store.path to a writable folder")
 
 
 def _weights_bytes(path: Path | None) -> int:

@@ -35,6 +35,7 @@ def render(record: Mapping[str, Any]) -> str:
     table += ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in rows]
     rows_used = ", ".join(f"{count} {split}" for split, count in data.get("rows", {}).items()) or "not stated"
     truncated = data.get("truncated")
+    truncated = truncated.get("test") if isinstance(truncated, Mapping) else truncated
     cpu = record["environment"].get("cpu") or {}
     lines = [
         *_front_matter(record, row.metric, row.runtime, row.precision),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def _verdict(record: Mapping[str, Any]) -> list[str]:
         )
     lines += [
         f"At {timing.label} (batch × tokens) on {timing.device} a batch takes {formats.milliseconds(timing.p50)} ms "
-        f"with {timing.threads} threads, a speedup of {formats.speedup(timing)}."
+        f"with {timing.threads} {'thread' if timing.threads == 1 else 'threads'}, "
+        f"a speedup of {formats.speedup(timing)}."
         for timing in row.timings
     ]
     if row.weights_bytes is not None:
@@ -280,6 +282,9 @@ def to_markdown(title: str, content: Sequence[Section]) -> str:
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     if not rows:
         return []
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
+    # Names of labels and columns are the user's: they must be read as text, not as markup.
+    escaped = [
+        [escape(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]
+    ]
     lines = ["| " + " | ".join(row) + " |" for row in escaped]
     return [lines[0], "|" + "---|" * len(header), *lines[1:]]

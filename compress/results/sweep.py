@@ -34,7 +34,7 @@ def write(directory: Path) -> list[Path]:
     failed = frame[frame["status"] == "failed"]
     measured = frame[frame["variant"].notna()] if "variant" in frame else frame.iloc[:0]
     content: list[tuple[str, str, Any]] = [
-        ("Result", "text", [f"{frame['run'].nunique()} runs, {failed['run'].nunique()} failed."]),
+        ("Result", "text", [f"{frame['run'].nunique()} jobs, {failed['run'].nunique()} failed{_equal(frame)}."]),
     ]
     if len(measured):
         artifacts = measured[measured["role"] == "artifact"]
@@ -47,6 +47,12 @@ def write(directory: Path) -> list[Path]:
     write_atomic(markdown, to_markdown(title, content).encode())
     write_atomic(html, render(title, content).encode())
     return [parquet, markdown, html]
+
+
+def _equal(frame: pd.DataFrame) -> str:
+    """Return how many jobs were equal to another and so not run again."""
+    count = frame.loc[frame["status"] == "equal", "run"].nunique()
+    return f", {count} equal to another and not run again" if count else ""
 
 
 def _table(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

@@ -59,7 +59,9 @@ def open_predictor(
     if (folder / "checkpoint.json").is_file() and (path.is_dir() or path.name == "model.onnx"):
         return _open_own(open_checkpoint(folder), threads, device)
     if path.is_dir() and not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} holds neither a checkpoint.json nor a config.json: it is no checkpoint")
+        inner = path / "artifact"
+        hint = f"; its model is in {inner}" if (inner / "checkpoint.json").is_file() else ""
+        raise CheckpointError(f"{path} holds neither a checkpoint.json nor a config.json: it is no checkpoint{hint}")
     from compress.runtime.foreign import open_foreign
 
     return open_foreign(path, threads, device)

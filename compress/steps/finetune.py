@@ -79,6 +79,7 @@ class FinetuneStep(Step[Finetune]):
             scratch=context.scratch,
             description=context.name,
         )
+        out.facts["truncated"] = {"train": features.truncated, "validation": judged.truncated}
         out.facts["best_epoch"] = result.epoch
         out.facts["validation"] = {task.metric: result.metric}
         out.facts["history"] = result.history

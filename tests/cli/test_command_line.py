@@ -209,3 +209,10 @@ def test_a_signal_ends_a_run_with_its_status(name: str, status: int, tmp_path: P
     assert f"stopped by {name}" in error
     assert "Traceback" not in error
     assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_status"] == status
+
+
+def test_a_file_as_a_run_s_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("kept")
+    assert main(["recipe=int8", "debug=tiny", f"hydra.run.dir={tmp_path / 'file'}"]) == 2
+    assert "is a file; name a directory" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from compress.cli.validate import compose_job
-from compress.errors import ConfigError
+from compress.errors import CompressError, ConfigError, MachineError
 from compress.models.source import SourceModel
+from compress.pipeline import dry_run, run_job
 from compress.pipeline.plan import make_plan
 
 BASE = SourceModel("m", None, "f" * 64, "bert", 6, None)
@@ -56,6 +58,32 @@ def test_a_wrong_order_is_refused(steps: str, source: SourceModel, message: str)
 def test_more_student_layers_than_the_teacher_has_are_refused() -> None:
     with pytest.raises(ConfigError, match="layers"):
         names("distill", "distill.student.layers=7")
+
+
+def test_shapes_of_which_none_fits_the_model_are_refused() -> None:
+    source = replace(BASE, positions=512)
+    assert names("int8", "benchmark.shapes=[1x512,1x600]", source=source)
+    with pytest.raises(ConfigError, match="takes at most 512 tokens"):
+        names("int8", "benchmark.shapes=[1x600]", source=source)
+
+
+def test_a_dry_run_refuses_a_store_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(MachineError, match="cannot write to the store"):
+            dry_run(compose_job("int8", ["debug=tiny", f"store.path={root}"]))
+
+
+def test_a_run_begins_in_a_directory_without_what_another_left(tmp_path: Path) -> None:
+    for name in ("record.json", "report.md", "artifact/checkpoint.json", "artifact/model.onnx", "plots/path.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    for name in ("notes.txt", "compress.log"):
+        (tmp_path / name).write_text("")
+    job = compose_job("int8", ["debug=tiny", f"store.path={tmp_path / 'store'}", "device=cuda:77"])
+    with pytest.raises(CompressError):
+        run_job(job, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["compress.log", "notes.txt", "status.json"]
 
 
 def keys(*overrides: str) -> dict[str, str]:

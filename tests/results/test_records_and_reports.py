@@ -20,6 +20,7 @@ from compress.report import main
 from compress.results import card, load, report
 from compress.results.budget import judge
 from compress.results.record import build, read, write_json
+from compress.results.report import to_markdown
 from compress.results.table import print_table
 
 CONTRACT = {
@@ -198,3 +199,9 @@ def test_results_import_is_light() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_names_of_labels_are_text_in_markdown_too() -> None:
+    page = to_markdown("run", [("Labels", "table", (["label"], [["<script>alert(1)</script>|p"]]))])
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|p" in page

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compress.checkpoint import open_checkpoint
 from compress.errors import CheckpointError, ConfigError, DataError, MachineError, UnsupportedError
 from compress.runtime import OnnxPredictor, open_predictor
 from compress.runtime.base import checked_items
@@ -179,3 +180,11 @@ def test_cuda_agrees_with_cpu(checkpoint: Any) -> None:
     cpu, cuda = (open_predictor(checkpoint, threads=1, device=device) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(cuda.logits(batch), cpu.logits(batch), atol=1e-3)
     assert cuda.session(batch)().is_cuda
+
+
+def test_a_run_s_directory_in_place_of_its_artifact_is_named(checkpoint: Any, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint.path, tmp_path / "artifact")
+    with pytest.raises(CheckpointError, match=r"its model is in .*artifact"):
+        open_predictor(tmp_path)
+    with pytest.raises(CheckpointError, match=r"its model is in .*artifact"):
+        open_checkpoint(tmp_path)

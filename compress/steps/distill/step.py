@@ -93,7 +93,10 @@ class DistillStep(Step[Distill]):
             extras = None
             if _asks_teacher(config):
                 extras = _ask(teacher, student, features, tokenizer, config, context).batch
-        log.info("%s: a student of layers %s", context.name, ", ".join(str(layer) for layer in layers))
+        log.info(
+            "%s: a student of %d layers, which begin as layers %s of %d",
+            *(context.name, len(layers), ", ".join(map(str, layers)), source.layers),
+        )
         result = train(
             student,
             tokenizer,
@@ -110,6 +113,7 @@ class DistillStep(Step[Distill]):
             description=context.name,
         )
         out.facts["initialised_from"] = list(layers)
+        out.facts["truncated"] = {"train": features.truncated, "validation": judged.truncated}
         out.facts["best_epoch"] = result.epoch
         out.facts["validation"] = {task.metric: result.metric}
         out.facts["history"] = result.history
