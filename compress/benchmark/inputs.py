@@ -1,28 +1,17 @@
-"""Batches of a stated shape made of real texts."""
+"""What is timed: batches of a stated shape made of real texts, texts one by one, or made-up token ids."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from compress.errors import ConfigError
+__all__ = ["batch_of", "made_up", "one_by_one"]
 
-__all__ = ["batch_of", "parse_shape"]
-
-
-def parse_shape(shape: str) -> tuple[int, int]:
-    """Return batch and tokens of ``BxS``."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", shape)
-    if match is None:
-        raise ConfigError(f"benchmark.shapes: {shape!r} is no shape; write BATCHxTOKENS, such as 1x32")
-    return int(match.group(1)), int(match.group(2))
+Row = Mapping[str, Sequence[int]]
 
 
-def batch_of(
-    rows: Sequence[dict[str, list[int]]], batch: int, sequence: int, names: Sequence[str]
-) -> dict[str, np.ndarray]:
+def batch_of(rows: Sequence[Row], batch: int, sequence: int, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return a batch of real tokens with no padding, int64 ``[batch, sequence]`` per input.
 
     Texts follow one another until the row is full: the first and the last token of each row are the special
@@ -46,3 +35,18 @@ def batch_of(
     ids = np.concatenate([column * first, repeated, column * last], axis=1)[:, :sequence]
     every = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     return {name: every[name] for name in names if name in every}
+
+
+def one_by_one(rows: Sequence[Row], names: Sequence[str], max_length: int) -> list[dict[str, np.ndarray]]:
+    """Return each text as a batch of one row, ``[1, its tokens]``, cut at `max_length`."""
+    batches = []
+    for row in rows:
+        arrays = {name: np.asarray([values], dtype=np.int64)[:, :max_length] for name, values in row.items()}
+        batches.append({name: arrays[name] for name in names if name in arrays})
+    return batches
+
+
+def made_up(tokens: int, rows: int = 64, length: int = 64) -> list[dict[str, list[int]]]:
+    """Return rows of token ids below `tokens`, the same ones every time: for a model without texts."""
+    ids = np.random.default_rng(0).integers(0, tokens, (rows, length))
+    return [{"input_ids": row.tolist()} for row in ids]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,34 +16,115 @@ from compress.console import progress_of
 if TYPE_CHECKING:
     from compress.benchmark.process import WorkerProcess
     from compress.config.schemas import Benchmark
+    from compress.config.shapes import Shape
 
-__all__ = ["Timing", "time_shape"]
+__all__ = ["Texts", "Timing", "time_variants"]
 
-_TURN_MS = 60.0
+_TURN_MS = 50.0
 """Milliseconds that one variant's turn measures: some runs of a fast model, one of a slow one."""
 
-_CHOICE_MS = 200.0
-"""Milliseconds that each thread count is tried."""
+_WAKE_MS = 40.0
+"""Unmeasured milliseconds before them where there are several threads. After a pause both may wake on one core: a
+two-thread INT8 model took 5 ms a run instead of 1.6 until the scheduler had parted them, 30 ms later."""
+
+_WAKE_ONE_MS = 8.0
+"""The same for one thread, whose caches alone are cold."""
+
+_WARM_SECONDS = 1.0
+"""How long a variant is warmed up at most when it is given a new shape."""
+
+_CHOICE_MS = 100.0
+"""Milliseconds that each thread count is tried, twice."""
+
+_WORTH = 0.97
+"""More threads are taken where they need less than this share of the time: else they are noise, and cost others."""
+
+
+_FEWEST = 4
+"""Launches before it is looked whether the ratios are known well enough."""
 
 
 @dataclass
 class Timing:
-    """Latency of one variant at one shape: threads, milliseconds per run, and each round's median."""
+    """Latency of one variant at one shape.
+
+    Attributes
+    ----------
+    threads : int
+        What it ran with.
+    tried : dict of int to float
+        Median milliseconds of each thread count that was tried.
+    milliseconds : list of float
+        Every single run.
+    launches : list of list of float
+        Of each launch and round the median run; for texts one by one the mean.
+    switches : list of int
+        Voluntary and involuntary context switches in all runs.
+    joules : list of float
+        Energy per run, a figure for each round; empty where none is read.
+    device_ms : float or None
+        Median by the device's own events.
+    """
 
     threads: int
+    tried: dict[int, float] = field(default_factory=dict)
     milliseconds: list[float] = field(default_factory=list)
-    rounds: list[float] = field(default_factory=list)
+    launches: list[list[float]] = field(default_factory=list)
+    switches: list[int] = field(default_factory=lambda: [0, 0])
+    joules: list[float] = field(default_factory=list)
+    device_ms: float | None = None
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of all launches."""
+        return sum(len(launch) for launch in self.launches)
+
+    def keep(self, answer: Mapping[str, Any], natural: bool) -> None:
+        """Take in what a worker measured in its turn of a round."""
+        found = answer["milliseconds"]
+        self.milliseconds += found
+        self.launches[-1].append(float(np.mean(found) if natural else np.median(found)))
+        self.switches = [sum(pair) for pair in zip(self.switches, answer["switches"], strict=True)]
+        if answer["joules"] is not None:
+            self.joules.append(answer["joules"] / len(found))
 
 
-def time_shape(
+@dataclass(frozen=True)
+class Texts:
+    """What batches are made of.
+
+    Attributes
+    ----------
+    rows : str or None
+        File of real texts; None for made-up token ids.
+    tokens : int
+        Made-up ids are below.
+    """
+
+    rows: str | None
+    tokens: int
+
+    def asked(self, shape: Shape) -> dict[str, Any]:
+        """Return the arguments of a worker's ``shape``, but for the threads."""
+        return {"rows": self.rows, "tokens": self.tokens, "batch": shape.batch, "sequence": shape.sequence}
+
+
+Timings = dict[str, Timing]
+
+
+def time_variants(
     workers: Mapping[str, WorkerProcess],
     baseline: str,
-    rows: str,
-    shape: tuple[int, int],
+    texts: Texts,
+    shapes: Sequence[Shape],
     config: Benchmark,
     cores: int,
-) -> dict[str, Timing]:
-    """Measure every variant at one shape.
+    same: Mapping[str, str] | None = None,
+) -> list[Timings]:
+    """Measure every variant at every shape.
+
+    In each launch all artifacts are opened anew, every other time in reverse order: which memory a process is given
+    depends on who was given some before it, and makes it up to 4 per cent slower or faster than its twin.
 
     Parameters
     ----------
@@ -50,66 +132,151 @@ def time_shape(
         A process per variant, opened.
     baseline
         The variant that ratios are taken against; in every round.
-    rows
-        File of real texts.
-    shape
+    texts
+        What batches are made of.
+    shapes
         Batch and tokens.
     config
-        Bounds of time and rounds, threads.
+        Bounds of time and rounds, launches, threads.
     cores
         Cores that may be used.
+    same
+        What each variant's artifact is: equal artifacts are given the same number of threads, so that one that is
+        measured against itself differs by noise alone.
+
+    Returns
+    -------
+    list of dict of str to Timing
+        By shape and variant.
     """
-    timings, repeats = {}, {}
-    for name, worker in workers.items():
-        threads, median = _better_threads(worker, rows, shape, config, cores)
-        timings[name] = Timing(threads)
-        repeats[name] = int(np.clip(round(_TURN_MS / median), 1, 30))
-        worker.ask("shape", rows=rows, batch=shape[0], sequence=shape[1], threads=threads)
-    start = time.monotonic()
-    with progress_of(f"latency {shape[0]}x{shape[1]}", config.max_rounds, "rounds") as progress:
-        for number in range(1, config.max_rounds + 1):
-            # Every other round backwards, so that no variant always follows the same one.
-            for name in list(workers) if number % 2 else list(workers)[::-1]:
-                found = workers[name].ask("time", repeats=repeats[name], warm=max(1, repeats[name] // 4))[
-                    "milliseconds"
-                ]
-                timings[name].milliseconds += found
-                timings[name].rounds.append(float(np.median(found)))
-            progress.advance()
-            if number < config.min_rounds:
-                continue
-            if time.monotonic() - start > config.seconds or _narrow(timings, baseline, config):
+    timings = [_chosen_threads(workers, texts.asked(shape), config, cores, same or {}) for shape in shapes]
+    with progress_of("latency", config.launches * len(shapes), "launches × shapes") as progress:
+        for launch in range(config.launches):
+            _open_anew(workers, backwards=launch % 2 == 1)
+            for shape, found in zip(shapes, timings, strict=True):
+                _launch(workers, texts.asked(shape), shape.sequence is None, found, config)
+                progress.advance(note=str(shape))
+            if _enough(timings, baseline, config):
                 break
+    for shape, found in zip(shapes, timings, strict=True):
+        _device_times(workers, texts.asked(shape), found)
     return timings
 
 
-def _narrow(timings: Mapping[str, Timing], baseline: str, config: Benchmark) -> bool:
-    slow = timings[baseline].rounds
-    others = [timing.rounds for name, timing in timings.items() if name != baseline]
-    return all(half_width(ratio_interval(slow, rounds, seed=config.seed)) < config.half_width for rounds in others)
+def _open_anew(workers: Mapping[str, WorkerProcess], backwards: bool) -> None:
+    for worker in workers.values():
+        worker.ask("close")
+    for worker in list(workers.values())[:: -1 if backwards else 1]:
+        worker.ask("reopen")
 
 
-def _median(worker: WorkerProcess, milliseconds: float) -> float:
-    """Return the median of runs for about so many milliseconds, two at least, after a warm-up."""
-    first = float(np.median(worker.ask("time", repeats=2, warm=1)["milliseconds"]))
-    repeats = int(min(milliseconds / first, 50))
-    if repeats <= 2:
-        return first
-    return float(np.median(worker.ask("time", repeats=repeats, warm=repeats // 3)["milliseconds"]))
+def _launch(
+    workers: Mapping[str, WorkerProcess], asked: Mapping[str, Any], natural: bool, timings: Timings, config: Benchmark
+) -> None:
+    """Measure one launch's share of a shape's rounds, an even number of them."""
+    medians = {}
+    for name, worker in workers.items():
+        worker.ask("shape", **asked, threads=timings[name].threads)
+        medians[name] = worker.ask("warm", seconds=_WARM_SECONDS)["milliseconds"]
+        timings[name].launches.append([])
+    turn = _turns(medians, timings, natural)
+    share = config.seconds * max(1.0, len(workers) / 4) / config.launches
+    least, most = (max(2, _even(rounds / config.launches)) for rounds in (config.min_rounds, config.max_rounds))
+    start, number = time.monotonic(), 0
+    while number < least or (number < most and time.monotonic() - start < share):
+        for _ in range(2):  # there and back, so that no variant always follows the same one
+            for name in list(workers)[:: -1 if number % 2 else 1]:
+                timings[name].keep(workers[name].ask("time", **turn(name, number)), natural)
+            number += 1
 
 
-def _better_threads(
-    worker: WorkerProcess, rows: str, shape: tuple[int, int], config: Benchmark, cores: int
-) -> tuple[int, float]:
-    """Return the thread count at which the variant is faster, and its milliseconds there.
+def _even(rounds: float) -> int:
+    return 2 * math.ceil(rounds / 2)
+
+
+def _turns(medians: Mapping[str, float], timings: Timings, natural: bool) -> Callable[[str, int], dict[str, Any]]:
+    """Return what is asked of a variant in its turn of a round: how many runs, after how long a warm-up."""
+    repeats = {name: int(np.clip(round(_TURN_MS / median), 1, 60)) for name, median in medians.items()}
+    if natural:  # the same texts for all in a round, as many as the slowest does in its turn
+        repeats = dict.fromkeys(repeats, max(2, min(repeats.values())))
+        done = next(iter(timings.values())).rounds
+
+    def turn(name: str, number: int) -> dict[str, Any]:
+        warm = _WAKE_MS if timings[name].threads > 1 else _WAKE_ONE_MS
+        first = (done + number) * repeats[name] if natural else 0
+        return {"repeats": repeats[name], "warm_ms": warm, "first": first}
+
+    return turn
+
+
+def _enough(timings: Iterable[Timings], baseline: str, config: Benchmark) -> bool:
+    """Whether every ratio is known well enough."""
+    for found in timings:
+        slow = found[baseline].launches
+        if len(slow) < _FEWEST:
+            return False
+        for name, timing in found.items():
+            interval = ratio_interval(slow, timing.launches, confidence=config.confidence, seed=config.seed)
+            if name != baseline and half_width(interval) > config.half_width:
+                return False
+    return True
+
+
+def _device_times(workers: Mapping[str, WorkerProcess], asked: Mapping[str, Any], timings: Timings) -> None:
+    """Ask for the device's own times, where one has them."""
+    for name, worker in workers.items():
+        if worker.ask("facts")["device"] == "cpu":
+            continue
+        worker.ask("shape", **asked, threads=timings[name].threads)
+        found = worker.ask("device", repeats=20)["milliseconds"]
+        timings[name].device_ms = None if found is None else float(np.median(found))
+
+
+def _chosen_threads(
+    workers: Mapping[str, WorkerProcess],
+    asked: Mapping[str, Any],
+    config: Benchmark,
+    cores: int,
+    same: Mapping[str, str],
+) -> Timings:
+    """Return a timing per variant with the thread count at which it is faster.
 
     So no variant is handicapped by a setting that suits another.
     """
-    choices = list(dict.fromkeys((1, cores) if config.threads is None else (config.threads,)))
+    if config.threads is not None:
+        return {name: Timing(config.threads) for name in workers}
+    choices = sorted({1, cores})
+    tried: dict[str, dict[int, float]] = {}
+    for name, worker in workers.items():
+        artifact = same.get(name, name)
+        if artifact not in tried:
+            tried[artifact] = _tried_threads(worker, asked, choices)
+    return {name: Timing(_best(tried[same.get(name, name)]), dict(tried[same.get(name, name)])) for name in workers}
+
+
+def _tried_threads(worker: WorkerProcess, asked: Mapping[str, Any], choices: Sequence[int]) -> dict[int, float]:
+    """Return the median milliseconds of each thread count, in turns, the better of two."""
+    if len(choices) == 1:
+        return {}
     medians = dict.fromkeys(choices, float("inf"))
-    for _ in range(2):  # in turns, the better of two: a moment's noise decides nothing
+    for _ in range(2):
         for threads in choices:
-            worker.ask("shape", rows=rows, batch=shape[0], sequence=shape[1], threads=threads)
-            medians[threads] = min(medians[threads], _median(worker, _CHOICE_MS / 2))
-    best = min(medians, key=lambda threads: medians[threads])
-    return best, medians[best]
+            worker.ask("shape", **asked, threads=threads)
+            worker.ask("warm", seconds=_WARM_SECONDS / 4)
+            once = float(worker.ask("time", repeats=1)["milliseconds"][0])
+            repeats = int(np.clip(_CHOICE_MS / once, 2, 60))
+            medians[threads] = min(
+                medians[threads], float(np.median(worker.ask("time", repeats=repeats)["milliseconds"]))
+            )
+    return medians
+
+
+def _best(tried: Mapping[int, float]) -> int:
+    """Return the least number of threads that no larger one beats by more than noise."""
+    if not tried:
+        return 1
+    best = min(tried)
+    for threads in sorted(tried):
+        if tried[threads] < _WORTH * tried[best]:
+            best = threads
+    return best

@@ -46,6 +46,11 @@ class WorkerProcess:
             text=True,
         )
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and wait for the answer.
 
@@ -65,7 +70,9 @@ class WorkerProcess:
             raise StepError(f"benchmark: the process of {self.name} died in {do!r} (exit {code}): {self._tail()}")
         answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
-            raise StepError(f"benchmark: {self.name}: {do} failed: {answer['kind']}: {answer['error']}")
+            failure = StepError(f"benchmark: {self.name}: {do} failed: {answer['kind']}: {answer['error']}")
+            failure.exit_status = answer.get("exit_status") or failure.exit_status
+            raise failure
         return answer
 
     def _tail(self) -> str:

@@ -5,83 +5,144 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.errors import CheckpointError
+
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["macs_of_onnx", "macs_of_torch", "size_of"]
+__all__ = ["macs_of_onnx", "macs_of_torch", "size_of", "vocabulary_of"]
 
-_WEIGHTS = (".safetensors", ".onnx", ".data")
+_WEIGHTS = (".safetensors", ".onnx", ".data", ".onnx_data")
+_SAFETENSORS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+_ONNX = {
+    "DOUBLE": "fp64",
+    "FLOAT": "fp32",
+    "FLOAT16": "fp16",
+    "BFLOAT16": "bf16",
+    "INT8": "int8",
+    "UINT8": "int8",
+    "INT4": "int4",
+    "UINT4": "int4",
+}
+_FEW = 1000
+"""Token ids that any vocabulary has."""
 
 
-def size_of(path: Path, form: str, architecture: str) -> dict[str, int]:
-    """Return the bytes of a checkpoint directory.
+def size_of(path: Path, form: str) -> dict[str, Any]:
+    """Return the bytes of an artifact: a directory, or a single ``.onnx`` file with its external data.
 
     Returns
     -------
     dict
         ``artifact_bytes`` (every file but the model card), ``weights_bytes`` (weights files, external data
-        included), ``embedding_bytes`` (of the embedding tables in them), ``parameters``.
+        included), ``embedding_bytes`` (of the embedding tables in them), ``parameters``, and the ``precision`` of most
+        of the weights.
     """
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != "README.md"]
+    folder, model = (path, path / "model.onnx") if path.is_dir() else (path.parent, path)
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "README.md"]
+    if path.is_file():
+        beside = _external_files(path)
+        files = [file for file in files if file == path or file.name in beside]
     weights = [file for file in files if file.suffix in _WEIGHTS]
-    embedding, parameters = _onnx_tensors(path) if form == "onnx" else _torch_tensors(weights)
+    found = _onnx_tensors(model) if form == "onnx" else _torch_tensors(weights)
     return {
         "artifact_bytes": sum(file.stat().st_size for file in files),
         "weights_bytes": sum(file.stat().st_size for file in weights),
-        "embedding_bytes": embedding,
-        "parameters": parameters,
+        **found,
     }
 
 
-def _torch_tensors(weights: Iterable[Path]) -> tuple[int, int]:
-    """Return bytes of embeddings and number of parameters of safetensors files, from their headers."""
-    embedding = parameters = 0
+def vocabulary_of(path: Path) -> int:
+    """Return how many token ids an artifact knows: from its config.json, else from the table that it gathers from."""
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    if config.is_file():
+        known = json.loads(config.read_text(encoding="utf-8")).get("vocab_size")
+        if known:
+            return int(known)
+    if path.suffix == ".onnx" and path.is_file():
+        import onnx
+
+        try:
+            graph = onnx.load(str(path), load_external_data=False).graph
+        except Exception as error:  # protobuf's own, which it does not export
+            raise CheckpointError(f"{path} is no ONNX model: {error}") from error
+        tables = _gathered(graph)
+        rows = [tensor.dims[0] for tensor in graph.initializer if tensor.name in tables and len(tensor.dims) == 2]
+        if rows:
+            return int(max(rows))
+    return _FEW
+
+
+def _external_files(path: Path) -> set[str]:
+    """Return the names of the files that an ``.onnx`` file keeps its data in."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return {ExternalDataInfo(tensor).location for tensor in graph.initializer if uses_external_data(tensor)}
+
+
+def _torch_tensors(weights: Iterable[Path]) -> dict[str, Any]:
+    """Return bytes of embeddings, number and precision of parameters of safetensors files, from their headers."""
+    embedding = 0
+    counts: Counter[str] = Counter()
     for file in weights:
         with file.open("rb") as stream:
             header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
         for name, entry in header.items():
             if name == "__metadata__" or (entry["dtype"].startswith(("I", "U", "B")) and entry["dtype"] != "BF16"):
                 continue
-            parameters += math.prod(entry["shape"])
+            counts[_SAFETENSORS.get(entry["dtype"], entry["dtype"].lower())] += math.prod(entry["shape"])
             if "embeddings" in name and len(entry["shape"]) == 2:
                 start, end = entry["data_offsets"]
                 embedding += end - start
-    return embedding, parameters
+    return {"embedding_bytes": embedding, "parameters": counts.total(), "precision": _most(counts)}
 
 
-def _onnx_tensors(path: Path) -> tuple[int, int]:
-    """Return bytes of tables that are gathered from, and number of parameters, of an ONNX model.
+def _onnx_tensors(file: Path) -> dict[str, Any]:
+    """Return bytes of tables that are gathered from, number and precision of parameters of an ONNX model.
 
     Parameters are floats and quantized integers of more than one element; scales, zero points and shapes are not.
     """
     import onnx
-    from onnx import TensorProto, numpy_helper
+    from onnx import numpy_helper
 
-    graph = onnx.load(str(path / "model.onnx")).graph
+    graph = onnx.load(str(file)).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    gathered = set()
+    gathered = _gathered(graph)
+    embedding = 0
+    counts: Counter[str] = Counter()
+    for name, tensor in weights.items():
+        count = math.prod(tensor.dims)
+        helper = name.endswith(("_scale", "_zero_point"))
+        precision = _ONNX.get(onnx.TensorProto.DataType.Name(tensor.data_type))
+        if precision is not None and not helper and count > 1:
+            counts[precision] += count
+        if name in gathered and len(tensor.dims) == 2:
+            embedding += numpy_helper.to_array(tensor, str(file.parent)).nbytes
+    return {"embedding_bytes": embedding, "parameters": counts.total(), "precision": _most(counts)}
+
+
+def _gathered(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the tables that rows are gathered from, through whatever dequantizes them."""
     produced = {name: node for node in graph.node for name in node.output}
+    found = set()
     for node in graph.node:
         if node.op_type in ("Gather", "GatherBlockQuantized"):
             source = node.input[0]
             while source in produced and produced[source].op_type in ("DequantizeLinear", "Cast", "Identity"):
                 source = produced[source].input[0]
-            gathered.add(source)
-    floats = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-    integers = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
-    embedding = parameters = 0
-    for name, tensor in weights.items():
-        count = math.prod(tensor.dims)
-        helper = name.endswith(("_scale", "_zero_point"))
-        if tensor.data_type in floats | integers and not helper and count > 1:
-            parameters += count
-        if name in gathered and len(tensor.dims) == 2:
-            embedding += numpy_helper.to_array(tensor, str(path)).nbytes
-    return embedding, parameters
+            found.add(source)
+    return found
+
+
+def _most(counts: Counter[str]) -> str:
+    return counts.most_common(1)[0][0] if counts else "fp32"
 
 
 def macs_of_torch(model: Any, batch: int, sequence: int, names: Iterable[str]) -> int:

@@ -5,15 +5,19 @@ Ends when its standard input closes, so that it never outlives who started it.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
+
+_STEADY = 0.03
+"""Relative difference of two windows' medians below which a variant counts as warm."""
 
 
 class _Worker:
@@ -21,73 +25,223 @@ class _Worker:
 
     def __init__(self) -> None:
         self.predictor: Any = None
-        self.run: Callable[[], Any] | None = None
-        self.batches: dict[str, Any] = {}
+        self.runs: list[Callable[[], Any]] = []
+        self.device_time: Callable[[], float] | None = None
+        self.rows: dict[str, Any] = {}
+        self.meter: Any = None
+        self.opened: dict[str, Any] = {}
+        self.asked: dict[str, Any] = {}
+        self.threads = 1
+        self.verified: Any = None
 
-    def open(self, path: str, device: str, threads: int) -> dict[str, Any]:
+    # --- opening -----------------------------------------------------------------------------------
+
+    def open(self, path: str, device: str, threads: int, provider: str = "auto") -> dict[str, Any]:
         """Open the artifact; answers its facts."""
         from compress.runtime import open_predictor
 
-        self.predictor = open_predictor(path, threads=threads, device=device)
-        manifest = self.predictor.checkpoint.manifest
-        return {
-            "format": manifest.format,
-            "precision": manifest.precision,
+        self.asked = {"path": path, "device": device, "provider": provider}
+        self.predictor = open_predictor(path, threads=threads, device=device, provider=provider)
+        checkpoint, task = self.predictor.checkpoint, self.predictor.task
+        config = _config(Path(path))
+        self.opened = {
+            "format": "onnx" if self.predictor.runtime == "onnxruntime" else self.predictor.runtime,
+            "precision": checkpoint.precision if checkpoint else None,
+            "digest": checkpoint.digest if checkpoint else None,
             "runtime": self.predictor.runtime,
             "device": self.predictor.device,
-            "architecture": manifest.architecture,
-            "max_length": manifest.max_length,
-            "positions": _positions(Path(path)),
+            "architecture": checkpoint.architecture if checkpoint else config.get("model_type"),
+            "positions": _positions(config),
+            "vocabulary": config.get("vocab_size"),
+            "task": task.name if task else None,
+            "labels": list(task.labels) if task else None,
+        }
+        return self.opened
+
+    def close(self) -> dict[str, Any]:
+        """Free the model; `reopen` opens it again."""
+        self.threads, self.verified = self.predictor.threads, self.predictor.checkpoint
+        self.runs, self.device_time = [], None
+        self.predictor.close()
+        self.predictor = None
+        gc.collect()
+        return {}
+
+    def reopen(self) -> dict[str, Any]:
+        """Open the artifact again, in other memory; its files were verified the first time."""
+        from compress.runtime import open_predictor
+
+        asked = dict(self.asked)
+        path = asked.pop("path")
+        self.predictor = open_predictor(self.verified or path, threads=self.threads, **asked)
+        return {}
+
+    def cold_start(self, path: str, device: str, threads: int, provider: str, rows: str | None) -> dict[str, Any]:
+        """Open in a process that has done nothing yet and answer once; answers times and resident memory.
+
+        The runtime's modules are imported first: their time and their memory are told apart from the model's.
+        """
+        from compress.benchmark.memory import import_runtime, peak_rss, reset_peak, resident
+
+        start = time.perf_counter()
+        import_runtime(Path(path), threads)
+        imported = time.perf_counter()
+        empty, resets = resident(), reset_peak()
+        self.open(path, device, threads, provider)
+        opened = time.perf_counter()
+        load_peak = peak_rss()
+        answers = rows is not None and self.predictor.task is not None
+        if rows is not None and answers:
+            self._answer(rows)
+        answered = time.perf_counter()
+        return {
+            "import_ms": (imported - start) * 1e3,
+            "open_ms": (opened - imported) * 1e3,
+            "first_answer_ms": (answered - opened) * 1e3 if answers else None,
+            "total_ms": (answered - start) * 1e3,
+            "empty_rss_bytes": empty,
+            "load_peak_rss_bytes": load_peak if resets else None,
         }
 
-    def quality(self, rows: str, out: str, batch_size: int, threads: int) -> dict[str, Any]:
-        """Label a split; writes scores and decisions per row, answers metrics, the report and rows cut."""
+    def _answer(self, rows: str) -> None:
+        frame, predictor = self._frame(rows), self.predictor
+        features = predictor.task.encode(frame.head(1), predictor.tokenizer, predictor.max_length)
+        predictor.logits_of(features)
+
+    def memory(self, reset: bool = False) -> dict[str, Any]:
+        """Answer the peak resident set since the start or the last reset and the GPU's figures, in bytes.
+
+        ``peak_rss_bytes`` of a process whose system cannot reset the peak is the peak since its start.
+        """
+        from compress.benchmark.memory import device_memory, peak_rss, reset_peak
+
+        device = self.predictor.device if self.predictor is not None else "cpu"
+        found = {"peak_rss_bytes": peak_rss(), **device_memory(device)}
+        if reset:
+            reset_peak()
+        return found
+
+    # --- quality -----------------------------------------------------------------------------------
+
+    def quality(self, rows: str, out: str, batch_size: int, threads: int, labels: Sequence[str]) -> dict[str, Any]:
+        """Label a split; writes scores and decisions per row, answers metrics, the report and rows cut.
+
+        Decisions are written as numbers of `labels`, whatever the order of the artifact's own.
+        """
         import numpy as np
-        import pandas as pd
 
         predictor = self.predictor
         self._set_threads(threads)
-        frame = pd.DataFrame(json.loads(Path(rows).read_text(encoding="utf-8")))
-        features = predictor.task.encode(frame, predictor.tokenizer, predictor.checkpoint.manifest.max_length)
+        features = predictor.task.encode(self._frame(rows), predictor.tokenizer, predictor.max_length)
         logits = predictor.logits_of(features, batch_size)
         task = predictor.task
-        np.savez(out, scores=task.row_scores(logits, features), decisions=task.decisions(logits, features))
+        common = np.asarray([labels.index(name) for name in task.labels], dtype=np.int64)
+        decisions = common[task.decisions(logits, features)]
+        correct = task.correct(logits, features)
+        np.savez(out, scores=task.row_scores(logits, features), decisions=decisions, correct=correct)
         return {
             "metrics": task.metrics(logits, features),
             "report": task.report(logits, features),
             "truncated": features.truncated,
         }
 
-    def shape(self, rows: str, batch: int, sequence: int, threads: int) -> dict[str, Any]:
-        """Prepare a batch of real tokens of a shape, at a number of threads."""
-        import pandas as pd
+    # --- latency -----------------------------------------------------------------------------------
 
-        from compress.benchmark.inputs import batch_of
+    def shape(self, rows: str | None, batch: int, sequence: int | None, threads: int, tokens: int) -> dict[str, Any]:
+        """Prepare what is timed, at a number of threads: a batch of a shape, or texts one by one.
+
+        Parameters
+        ----------
+        rows
+            File of real texts; None for made-up token ids below `tokens`.
+        sequence
+            Tokens per row; None for each text at its own length.
+        """
+        from compress.benchmark.inputs import batch_of, made_up, one_by_one
 
         predictor = self.predictor
-        if rows not in self.batches:
-            frame = pd.DataFrame(json.loads(Path(rows).read_text(encoding="utf-8")))
-            self.batches[rows] = predictor.task.encode(frame, predictor.tokenizer, 512).inputs
         self._set_threads(threads)
-        self.run = predictor.session(batch_of(self.batches[rows], batch, sequence, predictor.input_names))
-        return {}
+        if rows is None:
+            inputs = made_up(tokens)
+        else:
+            if rows not in self.rows:
+                self.rows[rows] = predictor.task.encode(self._frame(rows), predictor.tokenizer, 512).inputs
+            inputs = self.rows[rows]
+        if sequence is None:
+            batches = one_by_one(inputs, predictor.input_names, predictor.max_length)
+        else:
+            batches = [batch_of(inputs, batch, sequence, predictor.input_names)]
+        self.runs = [predictor.session(batch) for batch in batches]
+        self.device_time = predictor.device_timer(batches[0])
+        return {"batches": len(batches)}
 
     def _set_threads(self, threads: int) -> None:
         if self.predictor.threads != threads:
             self.predictor.set_threads(threads)
 
-    def time(self, repeats: int, warm: int) -> dict[str, Any]:
-        """Run `warm` times unmeasured and `repeats` times measured; answers milliseconds."""
-        run, clock = self.run, time.perf_counter_ns
-        assert run is not None
-        for _ in range(warm):
-            run()
+    def warm(self, seconds: float) -> dict[str, Any]:
+        """Run until two windows take the same time, for so many seconds at most; answers milliseconds per run."""
+        import numpy as np
+
+        clock, medians, runs = time.perf_counter, [], 0
+        end, window = clock() + seconds, min(0.1, seconds / 4)
+        while True:
+            found: list[float] = []
+            stop = clock() + window
+            while clock() < stop or len(found) < 2:
+                start = clock()
+                self.runs[runs % len(self.runs)]()
+                found.append(clock() - start)
+                runs += 1
+            medians.append(float(np.median(found)))
+            steady = len(medians) > 1 and abs(medians[-1] / medians[-2] - 1) < _STEADY
+            if steady or clock() >= end:
+                return {"steady": steady, "runs": runs, "milliseconds": medians[-1] * 1e3}
+
+    def time(self, repeats: int, warm_ms: float = 0, first: int = 0) -> dict[str, Any]:
+        """Run for `warm_ms` unmeasured and `repeats` times measured, the batches in turn from number `first` on.
+
+        Answers milliseconds per run, context switches of the measured runs, and joules where a meter is read.
+        """
+        runs, clock, count = self.runs, time.perf_counter_ns, len(self.runs)
+        number, end = first, clock() + warm_ms * 1e6
+        while clock() < end:
+            runs[number % count]()
+            number += 1
         found = []
-        for _ in range(repeats):
+        meter = self.meter
+        joules = meter.read() if meter is not None else None
+        switches = _switches()
+        for number in range(repeats):
+            run = runs[(first + number) % count]
             start = clock()
             run()
             found.append((clock() - start) / 1e6)
-        return {"milliseconds": found}
+        after = _switches()
+        used = None if joules is None else meter.since(joules)
+        return {
+            "milliseconds": found,
+            "switches": [b - a for a, b in zip(switches, after, strict=True)],
+            "joules": used,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Answer the facts of what was opened again."""
+        return self.opened
+
+    def device(self, repeats: int) -> dict[str, Any]:
+        """Answer milliseconds per run by the device's own events; None where it has none."""
+        timer = self.device_time
+        return {"milliseconds": None if timer is None else [timer() for _ in range(repeats)]}
+
+    def energy(self, device: str) -> dict[str, Any]:
+        """Begin to read the machine's energy counters in every measured turn; answers their source."""
+        from compress.benchmark.energy import find_meter
+
+        self.meter, reason = find_meter(device)
+        return {"source": None if self.meter is None else self.meter.source, "reason": reason}
+
+    # --- size --------------------------------------------------------------------------------------
 
     def macs(self, batch: int, sequence: int) -> dict[str, Any]:
         """Count multiply-accumulates of one forward pass."""
@@ -98,33 +252,34 @@ class _Worker:
             return {"macs": macs_of_torch(predictor.model, batch, sequence, predictor.input_names)}
         import onnx
 
-        return {"macs": macs_of_onnx(onnx.load(str(predictor.checkpoint.path / "model.onnx")), batch, sequence)}
+        return {"macs": macs_of_onnx(onnx.load(str(predictor.path)), batch, sequence)}
 
-    def memory(self) -> dict[str, Any]:
-        """Answer the peak resident set of this process so far and, on a GPU, torch's peak, in bytes."""
-        peak = None
-        if self.predictor is not None and self.predictor.device.startswith("cuda") and "torch" in sys.modules:
-            import torch
+    def _frame(self, rows: str) -> Any:
+        import pandas as pd
 
-            peak = torch.cuda.max_memory_allocated() or None
-        return {"peak_rss_bytes": _peak_rss(), "peak_device_bytes": peak}
+        return pd.DataFrame(json.loads(Path(rows).read_text(encoding="utf-8")))
 
 
-def _positions(path: Path) -> int | None:
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+def _config(path: Path) -> dict[str, Any]:
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return content
+
+
+def _positions(config: dict[str, Any]) -> int | None:
     found = config.get("max_position_embeddings")
     offset = 2 if config.get("model_type") in ("roberta", "xlm-roberta", "mpnet") else 0
     return None if found is None else int(found) - offset
 
 
-def _peak_rss() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").exists() else []:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _switches() -> tuple[int, int]:
+    """Return voluntary and involuntary context switches of this process so far; zeros where none are counted."""
+    try:
+        import resource
+    except ImportError:
+        return 0, 0
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_nvcsw, used.ru_nivcsw
 
 
 def main() -> int:
@@ -141,7 +296,8 @@ def main() -> int:
             import traceback
 
             traceback.print_exc()
-            answer = {"ok": False, "kind": type(error).__name__, "error": str(error)}
+            status = getattr(error, "exit_status", None)  # of an error that the user can mend
+            answer = {"ok": False, "kind": type(error).__name__, "error": str(error), "exit_status": status}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     return 0

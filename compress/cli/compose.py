@@ -152,10 +152,14 @@ class Composer:
         )
         if found is None:
             return None
+        from compress.sweeping.launchers import EXTRAS, missing
+
         group, _, name = found.group(1).rpartition("/")
         if not group:
             return f"{name}: unknown key{suggest(name, known_keys())}"
         allowed = self._options(group)
+        if group == "hydra/launcher" and name in EXTRAS:
+            return str(missing(group, name, EXTRAS[name]))
         return f"{group}={name}: no such option{suggest(name, allowed)}; allowed: {', '.join(allowed) or 'none'}"
 
     def _bad_key(self, text: str, chain: Sequence[Exception]) -> str | None:

@@ -19,13 +19,17 @@ Fine-tune, compress and measure a transformer, as a recipe says.
 
 options
   -m, --multirun      a sweep: recipe=int8,distill_int8 distill.temperature=1,2,4 seed='range(3)'
+                      hydra.sweep.dir=DIR is where; begun before, it is finished: what is done there is kept
+                      hydra/launcher=joblib hydra.launcher.n_jobs=2 runs jobs at the same time; also ray,
+                      submitit_slurm (a cluster), submitit_local
+                      hydra/sweeper=optuna hydra.sweeper.n_trials=20 searches instead of running every combination
   --cfg job           show the composed config
   --config-dir DIR    a folder of your own recipes (recipe/NAME.yaml) and options (GROUP/NAME.yaml)
   --version, --help
 exit status
   0 done   1 failed   2 to be mended in the command or its input   3 done, but a budget was missed
 also
-  python -m compress.inspect, .predict, .report, .store  (each with --help)
+  python -m compress.benchmark, .inspect, .predict, .report, .store  (each with --help)
 """
 _WIDTH = 34
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -20,11 +18,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from compress.config.job import JobConfig
+    from compress.sweeping.ledger import Ledger
 
-__all__ = ["LEDGER", "digest", "read_status", "run_alone", "run_in_sweep", "say", "shows_tracebacks"]
-
-LEDGER = ".jobs"
-"""Folder of a sweep, while it runs: which jobs were started, and where each distinct one runs."""
+__all__ = ["fail", "read_status", "run_alone", "run_in_sweep", "say", "shows_tracebacks", "status_of"]
 
 log = logging.getLogger(__name__)
 
@@ -39,26 +35,19 @@ def shows_tracebacks() -> bool:
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
-def digest(job: JobConfig) -> str:
-    """Return what equal jobs have in common, whatever the overrides they came from."""
-    facts = {
-        field.name: _facts(getattr(job, field.name))
-        for field in dataclasses.fields(job)
-        if field.name not in ("overrides", "warnings")
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _facts(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [type(value).__qualname__, dataclasses.asdict(value)]
-    if hasattr(value, "items"):
-        return [[name, _facts(inner)] for name, inner in value.items()]
-    return value
-
-
-def run_alone(job: JobConfig, run_dir: Path) -> int:
+def run_alone(job: JobConfig, run_dir: Path, *, measure: bool = True, device: str | None = None) -> int:
     """Run a job, print its table, and return the exit status; errors end in messages and in status.json.
+
+    Parameters
+    ----------
+    job
+        The job.
+    run_dir
+        Its directory.
+    measure
+        Whether to measure what its steps leave; else the sweep does so at its end.
+    device
+        The device to use in place of the job's: one of several GPUs.
 
     Raises
     ------
@@ -73,31 +62,39 @@ def run_alone(job: JobConfig, run_dir: Path) -> int:
         setup_logging(run_dir / "compress.log")
         for warning in job.warnings:
             log.warning("%s", warning)
-        return _run(job, run_dir)
+        return _run(job, run_dir, device) if measure else _build(job, run_dir, device)
     except CompressError as error:
         _keep_traceback(run_dir)
         log.error("%s", error)
-        return _failed(run_dir, error.exit_status, str(error))
+        return fail(run_dir, error.exit_status, str(error))
     except (KeyboardInterrupt, Stopped) as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped(2)
-        _failed(run_dir, stopped.exit_status, str(stopped))
+        fail(run_dir, stopped.exit_status, str(stopped))
         raise stopped from stop
     except Exception as error:  # a job of a sweep must not end the others; the status says that it failed
         _keep_traceback(run_dir)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         log.error("%s (the traceback is in %s)", reason, run_dir / "compress.log")
-        return _failed(run_dir, 1, reason)
+        return fail(run_dir, 1, reason)
 
 
-def _run(job: JobConfig, run_dir: Path) -> int:
+def _run(job: JobConfig, run_dir: Path, device: str | None) -> int:
     from compress.pipeline import run_job
     from compress.results.table import print_table
 
-    outcome = run_job(job, run_dir)
+    outcome = run_job(job, run_dir, device)
     print_table(outcome.record, artifact=outcome.artifact)
     for missed in outcome.record["budget"]["missed"]:
         log.warning("budget missed: %s", missed["message"])
     return int(outcome.exit_status)
+
+
+def _build(job: JobConfig, run_dir: Path, device: str | None) -> int:
+    from compress.pipeline import build_job
+
+    build_job(job, run_dir, device)
+    log.info("its steps are done; all variants are measured together at the end of the sweep")
+    return 0
 
 
 def _keep_traceback(run_dir: Path) -> None:
@@ -111,23 +108,30 @@ def _keep_traceback(run_dir: Path) -> None:
         say(f"{run_dir / 'compress.log'} could not be written: {error}")
 
 
-def _failed(run_dir: Path, exit_status: int, reason: str) -> int:
-    """Write status.json and return the exit status; a full disk must not hide why the job failed."""
-    from compress.results.record import write_json
+def fail(run_dir: Path, exit_status: int, reason: str) -> int:
+    """Write the status.json of a failed job and return the exit status; a full disk must not hide why it failed."""
+    from compress.pipeline.finish import write_status
 
     try:
-        write_json(run_dir / "status.json", {"status": "failed", "exit_status": exit_status, "reason": reason})
+        write_status(run_dir, "failed", exit_status, reason=reason)
     except (OSError, CompressError) as error:
         say(f"{run_dir / 'status.json'} could not be written: {error}")
     return exit_status
 
 
+def status_of(run_dir: Path) -> dict[str, Any]:
+    """Return what status.json says of a job; nothing where there is none or it is broken."""
+    try:
+        status = json.loads((run_dir / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
 def read_status(run_dir: Path) -> int:
     """Return the exit status that a job left; one that left none did not survive: 1."""
-    try:
-        return int(json.loads((run_dir / "status.json").read_text(encoding="utf-8"))["exit_status"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 1
+    status = status_of(run_dir).get("exit_status")
+    return status if isinstance(status, int) else 1
 
 
 def run_in_sweep(task_config: DictConfig) -> int:
@@ -136,32 +140,48 @@ def run_in_sweep(task_config: DictConfig) -> int:
     A job equal to one that was started before in this sweep is not run again.
     """
     from hydra.core.hydra_config import HydraConfig
+
+    from compress.sweeping.ledger import Ledger, occupied
+
+    hydra = HydraConfig.get()
+    run_dir, sweep_dir = Path(hydra.runtime.output_dir), Path(hydra.sweep.dir).absolute()
+    ledger = Ledger(sweep_dir)
+    ledger.orders.obey()
+    with occupied(run_dir):
+        ledger.start(run_dir)
+        name = os.path.relpath(run_dir, sweep_dir)
+        (run_dir / "status.json").unlink(missing_ok=True)
+        try:
+            job = _job_in_sweep(task_config)
+        except CompressError as error:
+            say(f"error: job {name}: {error}")
+            return fail(run_dir, error.exit_status, str(error))
+        return _run_claimed(job, name, run_dir, ledger)
+
+
+def _job_in_sweep(task_config: DictConfig) -> JobConfig:
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf, open_dict
 
     from compress.cli.validate import job_of
-    from compress.results.record import write_json
 
-    hydra = HydraConfig.get()
-    run_dir = Path(hydra.runtime.output_dir)
-    ledger = Path(hydra.sweep.dir).absolute() / LEDGER
-    ledger.mkdir(exist_ok=True)
-    (ledger / f"run-{hydra.job.num}").write_text(str(run_dir), encoding="utf-8")
     composed = OmegaConf.merge(task_config)
     with open_dict(composed):
-        composed.hydra = hydra
-    try:
-        job = job_of(composed, sweep=True)  # type: ignore[arg-type]
-    except CompressError as error:
-        say(f"error: job {hydra.job.num}: {error}")
-        return _failed(run_dir, error.exit_status, str(error))
-    claim = ledger / f"job-{digest(job)}"
-    try:
-        with claim.open("x", encoding="utf-8") as stream:
-            stream.write(run_dir.name)
-    except FileExistsError:
-        first = claim.read_text(encoding="utf-8")
-        say(f"job {hydra.job.num}: equal to job {first}, not run again")
-        write_json(run_dir / "status.json", {"status": "equal", "exit_status": 0, "equal_to": first})
+        composed.hydra = HydraConfig.get()
+    return job_of(composed, sweep=True)  # type: ignore[arg-type]
+
+
+def _run_claimed(job: JobConfig, name: str, run_dir: Path, ledger: Ledger) -> int:
+    from compress.machine import gpus
+    from compress.pipeline.finish import write_status
+
+    first = ledger.claim(job.digest, name)
+    if first != name:
+        say(f"job {name}: equal to job {first}, not run again")
+        write_status(run_dir, "equal", 0, equal_to=first)
         return 0
-    say(f"job {hydra.job.num}: {' '.join(job.overrides)}")
-    return run_alone(job, run_dir)
+    say(f"job {name}: {' '.join(job.overrides)}")
+    orders = ledger.orders
+    when = orders.when if job.benchmark.when == "auto" else job.benchmark.when
+    with ledger.lease(job.device, gpus() if orders.parallel else 1) as device:
+        return run_alone(job, run_dir, measure=when == "job", device=None if device == job.device else device)

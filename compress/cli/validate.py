@@ -17,17 +17,17 @@ from compress.cli.keys import known_keys, suggest
 from compress.config.job import JobConfig
 from compress.config.nodes import filled, node_of
 from compress.config.registry import NEEDS_ONNX, Root, groups, step_schemas
+from compress.config.shapes import expand
 from compress.config.shipped import GROUPS_WITHOUT_SCHEMA, file_of, options
 from compress.errors import ConfigError
 
 if TYPE_CHECKING:
     from compress.config.schemas import Benchmark, Model
 
-__all__ = ["compose_job", "job_of"]
+__all__ = ["as_schema", "compose_job", "job_of"]
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_SHAPE = re.compile(r"[1-9]\d*x[1-9]\d*")
-_NEEDED = ("model", "data", "task", "export", "benchmark")
+_NEEDED = ("model", "data", "task", "export", "benchmark", "tracker")
 
 
 def compose_job(recipe: str, overrides: Sequence[str] = (), *, config_dir: str | Path | None = None) -> JobConfig:
@@ -88,7 +88,7 @@ def _job_of(composed: DictConfig, sweep: bool) -> JobConfig:
     for key in composed:
         node = node_of(composed, key)
         if key != "hydra" and key not in _root_names() and filled(node):
-            typed[str(key)] = _typed(str(key), node)
+            typed[str(key)] = as_schema(str(key), node)
     for group in _NEEDED:
         if group not in typed:
             raise ConfigError(f"{group}=null: an option is needed; allowed: {', '.join(options(group))}")
@@ -118,6 +118,7 @@ def _job_of(composed: DictConfig, sweep: bool) -> JobConfig:
         until=root.until,
         overrides=tuple(overrides),
         warnings=tuple(warnings),
+        tracker=typed["tracker"],
     )
 
 
@@ -146,7 +147,7 @@ def _root(config: DictConfig) -> Root:
             raise ConfigError(f"{name}: cannot be removed; set a value")
         node = node_of(config, name)
         if isinstance(node, DictConfig):
-            values[name] = _typed(name, node)
+            values[name] = as_schema(name, node)
             continue
         try:
             value = config[name]
@@ -170,7 +171,7 @@ def _check_top(composed: DictConfig) -> None:
             raise ConfigError(f"{key}: unknown key{suggest(key, known_keys())}")
 
 
-def _typed(key: str, node: Any) -> Any:
+def as_schema(key: str, node: Any) -> Any:
     """Return a config node as an instance of its dataclass."""
     schema = OmegaConf.get_type(node)
     if not filled(node) or schema is None or not dataclasses.is_dataclass(schema):
@@ -204,8 +205,9 @@ def _check_fields(key: str, node: DictConfig, schema: Any) -> None:
         inner = node_of(node, name)
         if inner is None:
             raise ConfigError(f"{key}.{name}: cannot be removed; set a value or null")
-        if filled(inner):
-            _check_fields(f"{key}.{name}", inner, OmegaConf.get_type(inner))
+        kind = OmegaConf.get_type(inner) if filled(inner) else None
+        if dataclasses.is_dataclass(kind):
+            _check_fields(f"{key}.{name}", inner, kind)
 
 
 def _check_bounds(prefix: str, value: Any) -> None:
@@ -273,15 +275,10 @@ def _check_root(root: Root, steps: Mapping[str, Any]) -> None:
 
 
 def _check_benchmark(config: Benchmark) -> None:
-    if not config.shapes:
-        raise ConfigError("benchmark.shapes=[]: at least one shape is needed, such as [1x32]")
-    for shape in config.shapes:
-        if not _SHAPE.fullmatch(shape):
-            raise ConfigError(
-                f"benchmark.shapes={config.shapes}: {shape!r} is no shape; write BATCHxTOKENS, such as 1x32"
-            )
-    if len(set(config.shapes)) < len(config.shapes):
-        raise ConfigError(f"benchmark.shapes={config.shapes}: a shape stands there twice")
+    try:
+        expand(config.shapes)
+    except ValueError as error:
+        raise ConfigError(f"benchmark.shapes={config.shapes}: {error}") from error
     if config.min_rounds > config.max_rounds:
         raise ConfigError(
             f"benchmark.min_rounds={config.min_rounds}: must be at most benchmark.max_rounds={config.max_rounds}"

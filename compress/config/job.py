@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compress.config.schemas import Benchmark, Budget, Data, Export, Model, Store
+from compress.config.schemas import Benchmark, Budget, Data, Export, Model, Store, Tracker
 
 __all__ = ["JobConfig"]
 
@@ -23,7 +26,7 @@ class JobConfig:
         The typed config of each step, by name, in order.
     export : Export
         Config of an export that a later step implies.
-    model, data, task, benchmark, budget, store : object
+    model, data, task, benchmark, budget, store, tracker : object
         The typed config groups.
     task_name, data_name : str
         Options chosen of the groups ``task`` and ``data``.
@@ -54,3 +57,26 @@ class JobConfig:
     until: str | None
     overrides: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    tracker: Tracker = dataclasses.field(default_factory=Tracker)
+
+    @property
+    def digest(self) -> str:
+        """What equal jobs have in common, whatever the overrides they came from."""
+        facts = {
+            field.name: _facts(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in _IN_NO_DIGEST
+        }
+        facts["benchmark"][1].pop("when")  # when, not what: a sweep decides it for all of its jobs
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+_IN_NO_DIGEST = ("overrides", "warnings", "dry_run", "tracker")
+
+
+def _facts(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__qualname__, dataclasses.asdict(value)]
+    if hasattr(value, "items"):
+        return [[name, _facts(inner)] for name, inner in value.items()]
+    return value

@@ -35,6 +35,11 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
         "export": {"schema": schemas.Export},
         "quantize": {"dynamic_schema": schemas.DynamicQuantization},
         "benchmark": {"schema": schemas.Benchmark},
+        "tracker": {
+            "none_schema": schemas.Tracker,
+            "tensorboard_schema": schemas.TensorBoard,
+            "mlflow_schema": schemas.MLflow,
+        },
     }
 )
 """Schemas of each group by the name that the option files build on."""
@@ -98,6 +103,9 @@ def register() -> None:
     for group, named in groups().items():
         for name, schema in named.items():
             store.store(group=group, name=name, node=schema, provider="compress")
+    from compress.sweeping.config import register as register_hydra_s
+
+    register_hydra_s()
     # A structured root would refuse a second step of the same kind (`- /distill@distill_narrow: default`):
     # its typed leaves are put into an open node.
     typed: Any = OmegaConf.structured(Root)

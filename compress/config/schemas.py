@@ -20,13 +20,16 @@ __all__ = [
     "FilesData",
     "Finetune",
     "HubData",
+    "MLflow",
     "Model",
     "RandomModel",
     "Store",
     "Student",
+    "TensorBoard",
     "TextClassification",
     "TinyData",
     "TokenClassification",
+    "Tracker",
     "Training",
     "TweetsData",
 ]
@@ -233,16 +236,30 @@ class DynamicQuantization:
 class Benchmark:
     """Measure every checkpoint of the path from disk, interleaved, each in a process of its own."""
 
-    shapes: list[str] = option(["1x32", "8x128"], "BATCHxTOKENS of the latency measurement")
+    when: str = option(
+        "auto",
+        "job: each job measures itself; end: a sweep measures all its variants together; auto: end where that can be",
+        choices=["auto", "job", "end"],
+    )
+    shapes: list[str] = option(
+        ["1x32", "8x128"],
+        "BATCHxTOKENS; 1/8x32/128 is a grid of four, natural is real texts at their lengths, one by one",
+    )
     threads: int | None = option(
         None, "threads of every variant; null tries 1 and all cores and keeps its better", minimum=1
     )
-    seconds: float = option(10.0, "measuring time per shape at most", above=0)
-    min_rounds: int = option(12, "interleaved rounds at least", minimum=3)
-    max_rounds: int = option(60, "interleaved rounds at most", minimum=3)
+    seconds: float = option(10.0, "measuring time per shape at most, for a path of four variants", above=0)
+    launches: int = option(
+        6, "times that every artifact is opened anew, so that where it lies in memory averages out", minimum=1
+    )
+    min_rounds: int = option(12, "interleaved rounds at least", minimum=2)
+    max_rounds: int = option(240, "interleaved rounds at most", minimum=2)
     half_width: float = option(0.02, "stop when every ratio's relative half-width is below", above=0)
+    confidence: float = option(0.95, "of every interval and verdict", minimum=0.5, maximum=0.999)
     batch_size: int = option(32, "rows per batch when quality is measured", minimum=1)
-    memory: bool = option(True, "measure peak memory, in further processes")
+    memory: bool = option(True, "measure peak memory and cold start, in a further process per variant")
+    energy: bool = option(True, "read the energy counters (RAPL, NVML) where the machine lets them be read")
+    provider: str = option("auto", "ONNX Runtime's execution provider on a GPU", choices=["auto", "cuda", "tensorrt"])
     seed: int = option(0, "seed of the bootstrap", minimum=0)
 
 
@@ -254,6 +271,30 @@ class Budget:
     min_speedup: float | None = option(None, "baseline p50 over the artifact's, at the first shape", above=0)
     min_size_ratio: float | None = option(None, "baseline bytes of weights over the artifact's", above=0)
     max_latency_ms: float | None = option(None, "the artifact's p50 at the first shape, in milliseconds", above=0)
+
+
+@dataclass
+class Tracker:
+    """Where a finished run is told besides its own directory: nowhere."""
+
+
+@dataclass
+class TensorBoard(Tracker):
+    """Scalars, training curves, hyperparameters and plots as TensorBoard reads them (extra tensorboard)."""
+
+    folder: str | None = option(
+        None, "folder that gets a folder per run; null is tensorboard/ in the run's own directory"
+    )
+
+
+@dataclass
+class MLflow(Tracker):
+    """Parameters, metrics, training curves and the report in an MLflow store (extra mlflow)."""
+
+    uri: str | None = option(
+        None, "tracking store, as http://HOST:PORT or sqlite:///FILE; null is $MLFLOW_TRACKING_URI, else ./mlflow.db"
+    )
+    experiment: str = option("compress", "experiment that the run is put in; made if it does not exist")
 
 
 @dataclass

@@ -40,7 +40,8 @@ def options(group: str, also: Path | None = None) -> list[str]:
         A user's own folder of configs, whose options are added.
     """
     if group == "experiment":
-        return sorted(file.parent.name for file in (root() / "experiments").glob("*/experiment.yaml"))
+        folders = [root() / "experiments", *([] if also is None else [also / "experiments"])]
+        return sorted(file.parent.name for folder in folders for file in folder.glob("*/experiment.yaml"))
     places = [file_of(group, "any").parent]
     if also is not None:
         places += [also / group, also / FOLDERS.get(group, group)]

@@ -274,8 +274,8 @@ def load_model(checkpoint: Checkpoint) -> Any:
     CheckpointError
         If it is no torch checkpoint, or a weight is missing, unexpected or of another shape.
     """
-    from safetensors.torch import load_file
     from transformers import AutoConfig
+    from transformers.initialization import no_init_weights
 
     from compress import tasks
 
@@ -283,14 +283,32 @@ def load_model(checkpoint: Checkpoint) -> Any:
         raise CheckpointError(f"{checkpoint.path} is a checkpoint of format {checkpoint.format}; a torch one is needed")
     manifest = checkpoint.manifest
     task = tasks.create(manifest.task, manifest.labels, metric=manifest.metric)
-    with _quiet():
+    with _quiet(), no_init_weights():  # every weight is checked to be in the file: drawing them would be in vain
         config = AutoConfig.from_pretrained(str(checkpoint.path), local_files_only=True, trust_remote_code=False)
         model = task.model_class().from_config(config, attn_implementation=family(config.model_type).attention)
-    tensors = load_file(str(checkpoint.path / "model.safetensors"))
+    tensors = _read_tensors(checkpoint.path / "model.safetensors")
     _check_shapes(model, tensors, checkpoint.path)
-    model.load_state_dict(tensors, strict=False)
+    # The tensors that were read become the weights: copied, each would be in memory twice for a while.
+    model.load_state_dict(tensors, strict=False, assign=True)
     model.tie_weights()
     return model.float().eval()
+
+
+def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file in memory of their own.
+
+    Views of the mapped file would lie at odd addresses, where products may round otherwise than they did before the
+    weights were saved. The file is mapped anew for each, so that at most one tensor is in memory twice.
+    """
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as mapped:
+        names = list(mapped.keys())
+    tensors = {}
+    for name in names:
+        with safe_open(file, framework="pt") as mapped:
+            tensors[name] = mapped.get_tensor(name).clone()
+    return tensors
 
 
 def _check_shapes(model: Any, tensors: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from compress.benchmark.devices import measuring_device
+from compress.config.shapes import expand
 from compress.errors import ConfigError
 from compress.keys import step_key
 from compress.machine import isa, resolve_device, usable_cores
@@ -63,6 +65,10 @@ class Plan:
         Resolved device.
     threads : int
         Resolved training threads.
+    notes : tuple of str
+        For the record's warnings.
+    measured_on : str
+        Device on which every variant can be measured.
     """
 
     steps: tuple[PlannedStep, ...]
@@ -71,6 +77,12 @@ class Plan:
     device: str
     threads: int
     notes: tuple[str, ...] = field(default=())
+    measured_on: str = "cpu"
+
+    def on(self, device: str) -> Plan:
+        """Return the plan for another device of the same kind."""
+        measured_on = self.measured_on if self.measured_on == "cpu" else device
+        return replace(self, device=device, measured_on=measured_on)
 
     def with_keys(self, job: JobConfig, fingerprint: str) -> Plan:
         """Return the plan with every step's store key, given the data's fingerprint."""
@@ -101,7 +113,7 @@ class Plan:
             )
             keys[planned.name] = source_key = key
             keyed.append(PlannedStep(planned.name, step, planned.config, planned.implied, planned.facts, key))
-        return Plan(tuple(keyed), self.source, self.baseline, self.device, self.threads, self.notes)
+        return replace(self, steps=tuple(keyed))
 
 
 def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None) -> Plan:
@@ -160,19 +172,26 @@ def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None)
         raise ConfigError(
             f"steps: {list(job.steps)} leaves no fp32 torch checkpoint to compare with; start with finetune"
         )
+    device = resolve_device(job.device)
+    left = [(step.facts.format, step.facts.precision) for step in planned]
+    measured_on, note = measuring_device(job.device, device, job.benchmark.provider, left)
+    if note is not None:
+        notes.append(note)
     return Plan(
         tuple(planned),
         source,
         baseline,
-        resolve_device(job.device),
+        device,
         job.threads or usable_cores(),
         tuple(notes),
+        measured_on,
     )
 
 
 def _check_shapes(shapes: Sequence[str], source: SourceModel) -> None:
     """Refuse a benchmark of which no shape fits the model: there would be no latency to compare."""
-    if source.positions is not None and all(int(shape.partition("x")[2]) > source.positions for shape in shapes):
+    lengths = [shape.sequence for shape in expand(shapes)]
+    if source.positions is not None and all(length is not None and length > source.positions for length in lengths):
         raise ConfigError(
             f"benchmark.shapes={list(shapes)}: model.path={source.name} takes at most {source.positions} tokens"
         )

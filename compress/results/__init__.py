@@ -1,25 +1,67 @@
 """Records, tables, plots and reports; stands on records alone and imports no torch.
 
 >>> import compress
->>> frame = compress.results.load("runs/distill_int8")      # a row per measured variant
+>>> frame = compress.results.load("multirun/today")     # a row per measured variant
+>>> compress.results.pareto(compress.results.variants(frame))
+>>> compress.results.choose(frame, max_metric_drop=0.01, min_speedup=4)
+>>> compress.results.compare("outputs/one", "outputs/two")
+>>> compress.results.plot_pareto(frame).savefig("pareto.pdf")
+
+Everything works on data frames; pandas filters them.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from compress.results.choice import choose
+    from compress.results.comparison import compare
+    from compress.results.frame import frame_of, load
+    from compress.results.front import pareto
+    from compress.results.plots import (
+        plot_latency,
+        plot_pareto,
+        plot_path,
+        plot_sensitivity,
+        plot_size,
+        plot_tradeoff,
+    )
+    from compress.results.selection import artifacts, failed, names, variants
 
-__all__ = ["load"]
+__all__ = [
+    "artifacts",
+    "choose",
+    "compare",
+    "failed",
+    "frame_of",
+    "load",
+    "names",
+    "pareto",
+    "plot_latency",
+    "plot_pareto",
+    "plot_path",
+    "plot_sensitivity",
+    "plot_size",
+    "plot_tradeoff",
+    "variants",
+]
+
+_MODULES = {
+    **dict.fromkeys(("artifacts", "failed", "names", "variants"), "selection"),
+    **dict.fromkeys(("frame_of", "load"), "frame"),
+    "choose": "choice",
+    "compare": "comparison",
+    "pareto": "front",
+}
 
 
-def load(path: str | Path) -> pd.DataFrame:
-    """Return one row per measured variant of a run, of a ``record.json`` or of every run below a folder.
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'compress.results' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"compress.results.{_MODULES.get(name, 'plots')}"), name)
 
-    See `compress.results.frame.load` for the columns.
-    """
-    from compress.results.frame import load as load_frame
 
-    return load_frame(path)
+def __dir__() -> list[str]:
+    return sorted(__all__)

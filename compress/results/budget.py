@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from compress.results.variants import describe
+from compress.results.rows import describe, metric_of
 
 if TYPE_CHECKING:
     from compress.config.schemas import Budget
@@ -34,16 +34,16 @@ def judge(record: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
     """
     rows = {row.name: row for row in describe(record)}
     baseline, candidate = rows[record["baseline"]], rows[record["candidate"]]
-    metric = record["metric"]["name"]
+    metric, higher_is_better = metric_of(record)
     first = candidate.timings[0] if candidate.timings else None
     drop = None
     if baseline.metric is not None and candidate.metric is not None:
-        sign = 1 if record["metric"].get("higher_is_better", True) else -1
+        sign = 1 if higher_is_better else -1
         drop = sign * (baseline.metric - candidate.metric)
     shape = f" at {first.label}" if first else ""
     # key, limit, value, whether less is better, what it is, unit
     checks = (
-        ("max_metric_drop", budget.max_metric_drop, drop, True, f"loss of {metric} on the test split", ""),
+        ("max_metric_drop", budget.max_metric_drop, drop, True, f"loss of {metric or 'quality'} on the test split", ""),
         ("min_speedup", budget.min_speedup, first.speedup if first else None, False, f"speedup{shape}", "x"),
         ("min_size_ratio", budget.min_size_ratio, candidate.size_ratio, False, "ratio of the weights' sizes", "x"),
         ("max_latency_ms", budget.max_latency_ms, first.p50 if first else None, True, f"median latency{shape}", " ms"),

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from compress.files import write_atomic
 from compress.results.report import command_line
+from compress.results.rows import VariantRow, describe, metric_of
 from compress.results.table import cells
-from compress.results.variants import describe
 
 __all__ = ["render", "write"]
 
 _PIPELINE_TAGS = {"text_classification": "text-classification", "token_classification": "token-classification"}
+
+_METRICS = {"f1_macro": ("f1", "macro F1", {"average": "macro"})}
+"""Type, name and arguments of metrics that the hub knows under another name."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+"""What a model or a data set of the hub is called; a path or a package is none."""
 
 
 def write(record: Mapping[str, Any], artifact: Path) -> Path:
@@ -28,7 +35,7 @@ def render(record: Mapping[str, Any]) -> str:
     """Return the card: front matter as the Hugging Face hub reads it, then text for people."""
     row = next(row for row in describe(record) if row.name == record["candidate"])
     base = record["baseline"]
-    data, metric = record.get("data", {}), record["metric"]["name"]
+    data, metric = record.get("data") or {}, metric_of(record)[0] or "quality"
     steps = [step["name"] for step in record["steps"]]
     header, rows = cells(record)
     table = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
@@ -38,7 +45,7 @@ def render(record: Mapping[str, Any]) -> str:
     truncated = truncated.get("test") if isinstance(truncated, Mapping) else truncated
     cpu = record["environment"].get("cpu") or {}
     lines = [
-        *_front_matter(record, row.metric, row.runtime, row.precision),
+        *_front_matter(record, row),
         "",
         f"# {record['recipe']} on {data.get('name', record['task'])}",
         "",
@@ -86,33 +93,50 @@ def render(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _front_matter(record: Mapping[str, Any], value: float | None, runtime: str, precision: str) -> list[str]:
+def _front_matter(record: Mapping[str, Any], row: VariantRow) -> list[str]:
     """Return YAML; every string is written as JSON, which YAML reads."""
-    text, data = json.dumps, record.get("data", {})
-    tag = _PIPELINE_TAGS.get(record["task"], record["task"].replace("_", "-"))
-    library = "onnx" if runtime == "onnxruntime" else "transformers"
-    tags = list(dict.fromkeys(tag for tag in ("compress", record["recipe"], runtime, precision) if tag))
-    lines = ["---", f"library_name: {library}", f"pipeline_tag: {text(tag)}", "tags:"]
-    lines += [f"- {text(tag)}" for tag in tags]
-    if value is not None:
-        name = record["metric"]["name"]
-        lines += [
-            "metrics:",
-            f"- {text(name)}",
-            "model-index:",
-            f"- name: {text(record['recipe'])}",
-            "  results:",
-            "  - task:",
-            f"      type: {text(tag)}",
-            "    dataset:",
-            f"      name: {text(str(data.get('name', 'unknown')))}",
-            f"      type: {text(str(data.get('name', 'unknown')))}",
-            "      split: test",
-            "    metrics:",
-            f"    - type: {text(name)}",
-            f"      value: {value:.6f}",
-        ]
-    return [*lines, "---"]
+    text, model = json.dumps, record.get("model") or {}
+    tag = _PIPELINE_TAGS.get(record["task"], str(record["task"]).replace("_", "-"))
+    lines = ["---", f"library_name: {'onnx' if row.runtime == 'onnxruntime' else 'transformers'}"]
+    lines.append(f"pipeline_tag: {text(tag)}")
+    if model.get("license"):
+        lines.append(f"license: {text(str(model['license']).lower())}")
+    if _HUB_ID.fullmatch(str(model.get("name", ""))):
+        relation = "finetune" if row.precision == "fp32" else "quantized"
+        lines += [f"base_model: {text(model['name'])}", f"base_model_relation: {relation}"]
+    tags = dict.fromkeys(tag for tag in ("compress", record["recipe"], row.runtime, row.precision) if tag)
+    lines += ["tags:", *(f"- {text(tag)}" for tag in tags)]
+    return [*lines, *_results(record, row, tag), "---"]
+
+
+def _results(record: Mapping[str, Any], row: VariantRow, tag: str) -> list[str]:
+    """Return the metrics of the test split as the hub's index of models reads them."""
+    text, (name, _) = json.dumps, metric_of(record)
+    if name is None or row.metric is None:
+        return []
+    kind, called, arguments = _METRICS.get(name, (name, name.replace("_", " "), {}))
+    data = str((record.get("data") or {}).get("name") or "unknown")
+    lines = [
+        "metrics:",
+        f"- {text(kind)}",
+        "model-index:",
+        f"- name: {text(record['recipe'])}",
+        "  results:",
+        "  - task:",
+        f"      type: {text(tag)}",
+        "    dataset:",
+        f"      name: {text(data)}",
+        f"      type: {text(data)}",
+        "      split: test",
+        "    metrics:",
+        f"    - type: {text(kind)}",
+        f"      name: {text(called)}",
+        f"      value: {row.metric:.6f}",
+    ]
+    return [
+        *lines,
+        *(["      args:", *(f"        {key}: {value}" for key, value in arguments.items())] if arguments else []),
+    ]
 
 
 def _example(task: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.results.variants import Timing
+from compress.results.rows import Timing
 
 __all__ = ["NOTHING", "interval", "latency", "megabytes", "milliseconds", "number", "percent", "ratio", "speedup"]
 
@@ -30,8 +30,8 @@ def ratio(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Write a time: two digits behind the point, none from 100 ms."""
-    return NOTHING if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    """Write a time: two digits behind the point, three below 1 ms, none from 100 ms."""
+    return NOTHING if value is None else f"{value:.{3 if value < 1 else 2 if value < 100 else 0}f}"
 
 
 def latency(timing: Timing) -> str:

@@ -37,6 +37,7 @@ def build(
     warnings: Sequence[str] = (),
     higher_is_better: bool = True,
     environment: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put a record together from the facts of a job and what the benchmark measured.
 
@@ -63,6 +64,8 @@ def build(
         Direction of the metric.
     environment
         Facts of the machine; by default of this one.
+    model
+        What the run started from, for the model card: ``name`` (as ``model.path``), perhaps ``license``.
 
     Returns
     -------
@@ -102,6 +105,7 @@ def build(
         "budget": {"met": True, "missed": []},
         "warnings": list(dict.fromkeys([*warnings, *measurement.get("warnings", ())])),
         "environment": facts,
+        **({} if model is None else {"model": dict(model)}),
         **{key: value for key, value in measurement.items() if key not in known},
     }
 

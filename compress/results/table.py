@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.results import formats
-from compress.results.variants import Timing, describe
+from compress.results.rows import Timing, describe, metric_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,10 +20,10 @@ def cells(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return the table's header and rows as text: a row per variant, two columns per shape."""
     rows = describe(record)
     labels = list(dict.fromkeys(timing.label for row in rows for timing in row.timings))
-    header = ["variant", "runtime", "precision", record["metric"]["name"], "retained"]
+    header = ["variant", "runtime", "precision", metric_of(record)[0] or "quality", "retained"]
     for label in labels:
         header += [f"p50 ms {label}", f"speedup {label}"]
-    header += ["weights MB", "smaller", "peak MB"]
+    header += ["weights MB", "smaller", "memory MB"]
     lines = []
     for row in rows:
         line = [
@@ -40,7 +40,7 @@ def cells(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         line += [
             formats.megabytes(row.weights_bytes),
             formats.ratio(row.size_ratio),
-            formats.megabytes(row.peak_rss_bytes),
+            formats.megabytes(row.memory.get("model_bytes") or row.peak_rss_bytes),
         ]
         lines.append(line)
     return header, lines
@@ -66,11 +66,8 @@ def print_table(record: Mapping[str, Any], *, artifact: Path | None = None, cons
     console = console if console is not None else Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     rows = describe(record)
     labels = list(dict.fromkeys(timing.label for row in rows for timing in row.timings))
-    data = record.get("data", {})
-    test_rows = data.get("rows", {}).get("test", "?")
-    on = f"{data.get('name') or record['task']}, {test_rows} test rows, seed {record.get('seed')}"
     table = Table(
-        title=escape(f"{record['recipe']} on {on}"),
+        title=escape(_title(record)),
         title_justify="left",
         box=box.HORIZONTALS,
         show_lines=True,
@@ -79,7 +76,7 @@ def print_table(record: Mapping[str, Any], *, artifact: Path | None = None, cons
     )
     for name in ("variant", "format"):
         table.add_column(name)
-    for name in (record["metric"]["name"], *labels, "weights", "peak"):
+    for name in (metric_of(record)[0] or "quality", *labels, "weights", "memory"):
         table.add_column(escape(name), justify="right", no_wrap=True)
     for row in rows:
         timings = {timing.label: timing for timing in row.timings}
@@ -89,7 +86,8 @@ def print_table(record: Mapping[str, Any], *, artifact: Path | None = None, cons
             f"{formats.number(row.metric)}\n{formats.percent(row.retained)}",
             *(_timing(timings.get(label)) for label in labels),
             f"{formats.megabytes(row.weights_bytes)} MB\n{formats.ratio(row.size_ratio)}",
-            f"{formats.megabytes(row.peak_rss_bytes)} MB\n{formats.ratio(row.memory_ratio)}",
+            f"{formats.megabytes(row.memory.get('model_bytes') or row.peak_rss_bytes)} MB\n"
+            f"{formats.ratio(row.memory_ratio)}",
         ]
         table.add_row(*(escape(cell) for cell in line), style="bold" if row.role == "artifact" else None)
     console.print(table)
@@ -104,6 +102,14 @@ def print_table(record: Mapping[str, Any], *, artifact: Path | None = None, cons
         console.print(missed["message"], style="red", markup=False, soft_wrap=True)
     if artifact is not None:
         console.print(f"artifact: {artifact}", markup=False, soft_wrap=True)
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    data = record.get("data") or {}
+    if not data.get("name"):
+        return f"{record['recipe']}, without data"
+    rows = (data.get("rows") or {}).get("test", "?")
+    return f"{record['recipe']} on {data['name']}, {rows} test rows, seed {record.get('seed')}"
 
 
 def _timing(timing: Timing | None) -> str:

@@ -67,6 +67,10 @@ class Predictor(ABC):
         Inputs are converted once, outside of what is timed, as a server would have them at hand.
         """
 
+    def device_timer(self, batch: Mapping[str, np.ndarray]) -> Callable[[], float] | None:
+        """Return a function that runs one prepared batch and returns the device's own milliseconds; None on a CPU."""
+        return None
+
     @abstractmethod
     def set_threads(self, threads: int) -> None:
         """Change the intra-op threads (reopens the session where the runtime needs that)."""

@@ -15,7 +15,7 @@ __all__ = ["open_foreign"]
 _LENGTH_UNKNOWN = 512
 
 
-def open_foreign(path: Path, threads: int, device: str) -> Predictor:
+def open_foreign(path: Path, threads: int, device: str, provider: str = "auto") -> Predictor:
     """Open a Hugging Face directory with a fine-tuned head, or an ``.onnx`` file.
 
     Beside an ``.onnx`` file, config.json and a tokenizer are used if present; without them only numbers
@@ -44,7 +44,15 @@ def open_foreign(path: Path, threads: int, device: str) -> Predictor:
     if path.suffix == ".onnx" and path.is_file():
         precision = "int8" if "int8" in path.stem or "quant" in path.stem else "fp32"
         where = onnx_device(device, precision)
-        return OnnxPredictor(path, task=task, tokenizer=tokenizer, threads=threads, device=where, max_length=length)
+        return OnnxPredictor(
+            path,
+            task=task,
+            tokenizer=tokenizer,
+            threads=threads,
+            device=where,
+            max_length=length,
+            provider=provider,
+        )
     if task is None:
         raise CheckpointError(
             f"{folder}: its config.json names {config.get('_head') or 'no architecture'}; needed is a fine-tuned model "

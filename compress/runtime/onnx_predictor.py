@@ -39,6 +39,9 @@ class OnnxPredictor(Predictor):
         ``cpu``, ``cuda`` or ``cuda:N``.
     max_length : int, optional
         Longest input in tokens.
+    provider : str
+        On a GPU: ``cuda``, ``tensorrt`` (which compiles when it opens, and leaves to CUDA what it cannot do), or
+        ``auto``, which is ``cuda``.
 
     Raises
     ------
@@ -60,8 +63,9 @@ class OnnxPredictor(Predictor):
         device: str = "cpu",
         checkpoint: Checkpoint | None = None,
         max_length: int = 512,
+        provider: str = "auto",
     ) -> None:
-        self.path = path
+        self.path, self.provider = path, provider
         self.task, self.tokenizer, self.checkpoint = task, tokenizer, checkpoint
         self.threads, self.device, self.max_length = threads, device, max_length
         self._session = self._open()
@@ -117,14 +121,15 @@ class OnnxPredictor(Predictor):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = _ERRORS_ONLY
-        providers: list[Any] = ["CPUExecutionProvider"]
-        if self.device != "cpu":
-            if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-                raise UnsupportedError(
-                    f"device={self.device}: the installed ONNX Runtime has no CUDAExecutionProvider, only "
-                    f"{', '.join(onnxruntime.get_available_providers())}; install onnxruntime-gpu or use device=cpu"
-                )
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": _number(self.device)}))
+        wanted = _wanted(self.device, self.provider)
+        absent = [name for name in wanted if name not in onnxruntime.get_available_providers()]
+        if absent:
+            raise UnsupportedError(
+                f"device={self.device}: the installed ONNX Runtime has no {absent[0]}, only "
+                f"{', '.join(onnxruntime.get_available_providers())}; install onnxruntime-gpu or use device=cpu"
+            )
+        number = {"device_id": _number(self.device)}
+        providers: list[Any] = [*((name, number) for name in wanted), "CPUExecutionProvider"]
         try:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
         except (
@@ -137,9 +142,10 @@ class OnnxPredictor(Predictor):
             state.RuntimeException,
         ) as error:
             raise CheckpointError(f"{self.path}: ONNX Runtime cannot open it: {error}") from error
-        if self.device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
+        silent = [name for name in wanted if name not in session.get_providers()]
+        if silent:
             raise UnsupportedError(
-                f"device={self.device}: ONNX Runtime has the CUDA provider but could not start it (driver or CUDA "
+                f"device={self.device}: ONNX Runtime has the {silent[0]} but could not start it (driver or "
                 f"libraries missing or of another version); use device=cpu"
             )
         return session
@@ -167,6 +173,7 @@ def open_onnx(
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
     max_length: int = 512,
+    provider: str = "auto",
 ) -> OnnxPredictor:
     """Open the ``model.onnx`` and the tokenizer in a directory, be it a whole checkpoint yet or not.
 
@@ -180,7 +187,15 @@ def open_onnx(
         device=device,
         checkpoint=checkpoint,
         max_length=max_length,
+        provider=provider,
     )
+
+
+def _wanted(device: str, provider: str) -> list[str]:
+    """Return the execution providers that must be there, beside the CPU's."""
+    if device == "cpu":
+        return []
+    return [*(["TensorrtExecutionProvider"] if provider == "tensorrt" else []), "CUDAExecutionProvider"]
 
 
 def _number(device: str) -> int:

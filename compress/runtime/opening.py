@@ -16,7 +16,10 @@ __all__ = ["load", "open_predictor"]
 
 
 def open_predictor(
-    path_or_checkpoint: str | os.PathLike[str] | Checkpoint, threads: int | None = None, device: str = "auto"
+    path_or_checkpoint: str | os.PathLike[str] | Checkpoint,
+    threads: int | None = None,
+    device: str = "auto",
+    provider: str = "auto",
 ) -> Predictor:
     """Open a model for inference.
 
@@ -30,6 +33,8 @@ def open_predictor(
     device : str, default "auto"
         ``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes a GPU where there is one, except for INT8, which the
         CUDA provider of ONNX Runtime runs slower than fp32.
+    provider : str, default "auto"
+        ONNX Runtime's execution provider on a GPU: ``cuda`` (as ``auto``) or ``tensorrt``.
 
     Returns
     -------
@@ -49,7 +54,7 @@ def open_predictor(
         raise ConfigError(f"threads={threads}; at least 1 is needed")
     threads = threads if threads is not None else _cores()
     if isinstance(path_or_checkpoint, Checkpoint):
-        return _open_own(path_or_checkpoint, threads, device)
+        return _open_own(path_or_checkpoint, threads, device, provider)
     path = Path(path_or_checkpoint).expanduser()
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such file or directory")
@@ -57,20 +62,20 @@ def open_predictor(
         raise CheckpointError(f"{path} is a file; needed is a checkpoint's directory or an .onnx file")
     folder = path if path.is_dir() else path.parent
     if (folder / "checkpoint.json").is_file() and (path.is_dir() or path.name == "model.onnx"):
-        return _open_own(open_checkpoint(folder), threads, device)
+        return _open_own(open_checkpoint(folder), threads, device, provider)
     if path.is_dir() and not (path / "config.json").is_file():
         inner = path / "artifact"
         hint = f"; its model is in {inner}" if (inner / "checkpoint.json").is_file() else ""
         raise CheckpointError(f"{path} holds neither a checkpoint.json nor a config.json: it is no checkpoint{hint}")
     from compress.runtime.foreign import open_foreign
 
-    return open_foreign(path, threads, device)
+    return open_foreign(path, threads, device, provider)
 
 
 load = open_predictor
 
 
-def _open_own(checkpoint: Checkpoint, threads: int, device: str) -> Predictor:
+def _open_own(checkpoint: Checkpoint, threads: int, device: str, provider: str) -> Predictor:
     from compress import tasks
 
     manifest = checkpoint.manifest
@@ -85,6 +90,7 @@ def _open_own(checkpoint: Checkpoint, threads: int, device: str) -> Predictor:
             device=onnx_device(device, checkpoint.precision),
             checkpoint=checkpoint,
             max_length=manifest.max_length,
+            provider=provider,
         )
     if checkpoint.format == "torch":
         from compress.models.torch_io import load_model, load_tokenizer

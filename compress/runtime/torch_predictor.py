@@ -85,6 +85,26 @@ class TorchPredictor(Predictor):
 
         return run_cuda if device.startswith("cuda") else run_cpu
 
+    def device_timer(self, batch: Mapping[str, np.ndarray]) -> Callable[[], float] | None:
+        """Return a function that times one batch by CUDA events: the GPU's time without the launch before it."""
+        if not self.device.startswith("cuda"):
+            return None
+        import torch
+
+        inputs, model, device = self._tensors(batch), self.model, self.device
+        event: Any = torch.cuda.Event
+        first, last = event(enable_timing=True), event(enable_timing=True)
+
+        def run() -> float:
+            with torch.inference_mode(), torch.cuda.device(device):
+                first.record()
+                model(**inputs)
+                last.record()
+            last.synchronize()
+            return float(first.elapsed_time(last))
+
+        return run
+
     def set_threads(self, threads: int) -> None:
         """Change the intra-op threads of this process."""
         import torch

@@ -128,6 +128,10 @@ class Task(ABC):
         """Return per-row statistics ``[rows, k]`` whose column sums determine the metric (for paired bootstraps)."""
 
     @abstractmethod
+    def correct(self, logits: Sequence[np.ndarray], features: Features) -> np.ndarray:
+        """Return per row whether it is answered entirely right, bool ``[rows]`` (for tests of paired proportions)."""
+
+    @abstractmethod
     def metric_from_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return the main metric from column sums of `row_scores`; `sums` is ``[..., k]``."""
 

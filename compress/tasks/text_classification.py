@@ -111,6 +111,11 @@ class TextClassificationTask(Task):
         columns = (is_predicted & is_gold, is_predicted & ~is_gold, ~is_predicted & is_gold)
         return np.concatenate(columns, axis=1).astype(np.float64)
 
+    def correct(self, logits: Sequence[np.ndarray], features: Features) -> np.ndarray:
+        """Return whether the predicted class is the label's."""
+        right: np.ndarray = self.decisions(logits, features) == np.asarray(features.labels, dtype=np.int64)
+        return right
+
     def metric_from_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return accuracy or macro F1 from sums ``[..., k]``; classes that never occur are left out of the mean."""
         if self.metric == "accuracy":

@@ -149,6 +149,11 @@ class TokenClassificationTask(Task):
             rows.append((len(wanted & found), len(found - wanted), len(wanted - found)))
         return np.asarray(rows, dtype=np.float64).reshape(-1, 3)
 
+    def correct(self, logits: Sequence[np.ndarray], features: Features) -> np.ndarray:
+        """Return whether every tag of the row is right, those of words that truncation cut off included."""
+        pairs = zip(self._gold(features), self._tags(logits, features), strict=True)
+        return np.asarray([gold == predicted for gold, predicted in pairs], dtype=bool)
+
     def metric_from_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return the span metric from sums ``[..., 3]``; 0 where nothing was predicted or there."""
         right, wrong, missed = sums[..., 0], sums[..., 1], sums[..., 2]

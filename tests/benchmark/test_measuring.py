@@ -12,15 +12,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from compress.benchmark import measure
-from compress.benchmark.latency import time_shape
+from compress.benchmark.latency import Texts, Timing, time_variants
+from compress.benchmark.measure import measure
 from compress.benchmark.process import WorkerProcess
 from compress.config.schemas import Benchmark
+from compress.config.shapes import Shape
 from compress.data.base import Data
 from compress.errors import StepError
 from compress.tasks import create
 
 LABELS = ("food", "travel", "weather")
+
+
+SHAPES = [Shape(1, 8)]
 
 
 class Told:
@@ -29,28 +33,62 @@ class Told:
     def __init__(self, milliseconds: dict[int, float]) -> None:
         self.milliseconds = milliseconds
         self.threads = 1
-        self.asked: list[str] = []
+        self.opened = 0
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        self.asked.append(do)
         if do == "shape":
             self.threads = arguments["threads"]
-            return {}
-        return {"milliseconds": [self.milliseconds[self.threads]] * arguments["repeats"]}
+        if do == "reopen":
+            self.opened += 1
+        taken = self.milliseconds[self.threads]
+        return {
+            "warm": {"milliseconds": taken},
+            "time": {"milliseconds": [taken] * arguments.get("repeats", 0), "switches": [2, 1], "joules": None},
+            "facts": {"device": "cpu"},
+        }.get(do, {})
+
+
+def timed(workers: dict[str, Any], same: dict[str, str] | None = None, **config: Any) -> dict[str, Timing]:
+    settings = Benchmark(**{"seconds": 1e-6, **config})
+    return time_variants(workers, next(iter(workers)), Texts("rows", 0), SHAPES, settings, 2, same)[0]
 
 
 def test_each_variant_runs_at_its_own_better_thread_count() -> None:
-    workers: dict[str, Any] = {"base": Told({1: 9.0, 2: 5.0}), "small": Told({1: 1.0, 2: 2.0})}
-    found = time_shape(workers, "base", "rows", (1, 8), Benchmark(max_rounds=5, min_rounds=3), cores=2)
+    found = timed({"base": Told({1: 9.0, 2: 5.0}), "small": Told({1: 1.0, 2: 2.0})})
     assert {name: timing.threads for name, timing in found.items()} == {"base": 2, "small": 1}
-    assert {round(value, 6) for value in found["small"].rounds} == {1.0}
-    assert len(found["base"].rounds) == len(found["small"].rounds) == 3  # nothing varies: known well enough
+    assert found["base"].tried == {1: 9.0, 2: 5.0}
+    assert {ms for launch in found["small"].launches for ms in launch} == {1.0}
+
+
+def test_a_second_thread_that_gains_nothing_is_not_taken() -> None:
+    assert timed({"base": Told({1: 5.0, 2: 4.9})})["base"].threads == 1
+
+
+def test_equal_artifacts_get_the_threads_of_the_first() -> None:
+    workers = {"one": Told({1: 9.0, 2: 5.0}), "twin": Told({1: 5.0, 2: 9.0})}
+    found = timed(workers, {"one": "/artifact", "twin": "/artifact"})
+    assert [timing.threads for timing in found.values()] == [2, 2]
 
 
 def test_a_stated_thread_count_is_kept() -> None:
-    workers: dict[str, Any] = {"base": Told({1: 9.0, 2: 5.0})}
-    found = time_shape(workers, "base", "rows", (1, 8), Benchmark(threads=1, max_rounds=4, min_rounds=3), cores=2)
+    found = timed({"base": Told({1: 9.0, 2: 5.0})}, threads=1)
     assert found["base"].threads == 1
+    assert found["base"].tried == {}
+
+
+def test_rounds_are_shared_out_over_launches_and_go_there_and_back() -> None:
+    workers = {"base": Told({1: 9.0, 2: 5.0}), "small": Told({1: 1.0, 2: 2.0})}
+    found = timed(workers, launches=3, min_rounds=10)
+    assert [len(launch) for launch in found["base"].launches] == [4, 4, 4]
+    assert workers["base"].opened == 3
+    assert found["small"].rounds == 12
+    assert found["small"].switches[0] == 2 * found["small"].rounds
+
+
+def test_what_is_known_well_enough_is_not_measured_on() -> None:
+    workers = {"base": Told({1: 9.0, 2: 5.0}), "small": Told({1: 1.0, 2: 2.0})}
+    assert len(timed(workers, launches=10)["small"].launches) == 4  # nothing varies
+    assert len(timed(workers, launches=10, half_width=1e-12)["small"].launches) == 4
 
 
 @pytest.fixture
@@ -92,10 +130,9 @@ def measured(checkpoint: Any, onnx_checkpoint: Any, tmp_path: Path) -> Callable[
     data = Data("made", "text_classification", frame, frame.head(9), frame, LABELS, "f" * 64)
 
     def run(**changes: Any) -> dict[str, Any]:
-        config = Benchmark(**{"shapes": ["1x8"], "seconds": 0.5, "min_rounds": 3, "max_rounds": 4, **changes})
+        config = Benchmark(**{"shapes": ["1x8"], "seconds": 0.5, "launches": 1, "min_rounds": 4, **changes})
         return measure(
             [("torch", "finetune", checkpoint.path), ("onnx", "export", onnx_checkpoint.path)],
-            task_name="text_classification",
             task=create("text_classification", LABELS),
             data=data,
             config=config,
@@ -121,6 +158,9 @@ def test_equal_models_in_two_formats_are_equally_good(measured: Callable[..., di
     assert torch["size"]["parameters"] == pytest.approx(onnx["size"]["parameters"], rel=0.05)
     assert torch["size"]["macs"] == pytest.approx(onnx["size"]["macs"], rel=0.02)
     assert torch["memory"]["peak_rss_bytes"] > torch["memory"]["empty_rss_bytes"]
+    assert onnx["cold_start"]["total_ms"] > onnx["cold_start"]["open_ms"] > 0
+    assert found["comparison"]["mcnemar"] == {"only_baseline": 0, "only_candidate": 0, "p_value": 1.0}
+    assert found["comparison"]["validation_difference"]["value"] == 0
     assert [(row["batch_size"], row["sequence_length"]) for row in torch["latency"]] == [(1, 8), (2, 64)]
     assert any("1x65 was left out: the models take at most 64 tokens" in warning for warning in found["warnings"])
 
@@ -133,7 +173,7 @@ def test_a_variant_that_cannot_be_opened_ends_the_measuring(
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
     try:
-        with pytest.raises(StepError, match="onnx: open failed: CheckpointError"):
+        with pytest.raises(StepError, match="onnx: cold_start failed: CheckpointError"):
             measured()
     finally:
         file.write_bytes(whole)

@@ -74,7 +74,7 @@ LINES = [
     ("benchmark.shapes=[0x32]", "'0x32' is no shape"),
     ("benchmark.shapes=[]", "at least one shape"),
     ("benchmark.shapes=[1x8,1x8]", "stands there twice"),
-    ("benchmark.min_rounds=100", "must be at most benchmark.max_rounds=60"),
+    ("benchmark.min_rounds=1000", "must be at most benchmark.max_rounds=240"),
     # steps
     ("steps=[]", "steps=[]: at least one step is needed; there are finetune, distill, export, quantize"),
     ("steps=finetune", "steps=finetune"),

@@ -155,9 +155,19 @@ def test_killed_at_several_moments_it_ends_with_the_same_bytes(done: tuple[Path,
 
 
 @pytest.mark.gpu
-def test_main_job_on_a_gpu(tmp_path: Path) -> None:
-    result = run_job(tmp_path / "store", tmp_path / "run", "device=cuda")
+def test_torch_checkpoints_are_trained_and_measured_on_a_gpu(tmp_path: Path) -> None:
+    result = run_job(tmp_path / "store", tmp_path / "run", "recipe=distill", "device=cuda")
     assert result.returncode == 0, result.stderr[-4000:]
     variants = json.loads((tmp_path / "run" / "record.json").read_text())["variants"]
     assert variants["finetune"]["latency"][0]["device"].startswith("cuda")
+    assert variants["finetune"]["latency"][0]["device_p50_ms"] > 0
     assert variants["finetune"]["memory"]["peak_device_bytes"] > 0
+
+
+@pytest.mark.gpu
+def test_an_int8_artifact_made_on_a_gpu_is_measured_where_it_runs(tmp_path: Path) -> None:
+    result = run_job(tmp_path / "store", tmp_path / "run", "device=auto")
+    assert result.returncode == 0, result.stderr[-4000:]
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert {row["device"] for variant in record["variants"].values() for row in variant["latency"]} == {"cpu"}
+    assert any("measured on the CPU" in warning for warning in record["warnings"])

@@ -1,4 +1,4 @@
-"""A record and a finished run of it."""
+"""A record, a finished run of it, and a sweep."""
 
 from __future__ import annotations
 
@@ -38,7 +38,14 @@ def arguments() -> dict[str, Any]:
 
 @pytest.fixture
 def record(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as version 0.1 wrote it: none of the keys that were added since."""
     return build(**arguments)
+
+
+@pytest.fixture
+def full_record() -> dict[str, Any]:
+    """Return a record with every key."""
+    return sample.full_record()
 
 
 @pytest.fixture
@@ -49,3 +56,9 @@ def run_dir(record: dict[str, Any], tmp_path: Path) -> Path:
     write_json(run / "record.json", record)
     write_json(run / "status.json", {"status": "done", "exit_status": 0, "missed": []})
     return run
+
+
+@pytest.fixture(scope="session")
+def sweep_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a sweep to read: tests that write make one of their own."""
+    return sample.full_sweep(tmp_path_factory.mktemp("read") / "sweep")

