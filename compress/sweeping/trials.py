@@ -138,8 +138,9 @@ class Trials:
         return self._space.lines(params)
 
     def directories(self) -> list[Path]:
-        """Return the directory of every distinct trial that has ended."""
-        return [self._directory_of(trial) for trial in self._ended()]
+        """Return the directory of every distinct trial that has ended below this sweep's."""
+        found = [self._directory_of(trial) for trial in self._ended()]
+        return [directory for directory in found if directory.is_relative_to(self._directory)]
 
     def front(self) -> list[Trial]:
         """Return the trials that none beats in every objective, as the study saw them."""
