@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 MARKERS ?= not slow
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format clean
@@ -15,10 +17,10 @@ demo: $(VENV)/.demo ## fine-tune, distil, quantize and measure a real model on r
 	$(BIN)/python -m compress recipe=distill_int8
 
 test: $(VENV)/.dev ## the quick tests
-	$(BIN)/python -m pytest -m "$(MARKERS)"
+	$(PYTEST) -m "$(MARKERS)"
 
 test-slow: $(VENV)/.dev ## the tests that train, export and start processes
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.dev ## what CI checks: ruff and mypy
 	$(BIN)/ruff check .

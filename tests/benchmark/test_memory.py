@@ -117,7 +117,7 @@ def test_what_a_runtime_keeps_beside_the_weights_is_counted(onnx_model: Callable
     small, large = (measured(onnx_model(size), tmp_path) for size in (100 * MB, 200 * MB))
     assert 90 * MB < small["inference_bytes"] < 1.05 * small["load_bytes"] < 400 * MB
     grown = large["inference_bytes"] - small["inference_bytes"]
-    assert 90 * MB < grown < 200 * MB
+    assert 50 * MB < grown < 250 * MB
 
 
 @pytest.mark.slow

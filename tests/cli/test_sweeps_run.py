@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,14 +122,18 @@ def test_a_sweep_begun_again_repeats_only_what_failed(grid: tuple[Path, Path]) -
     assert {name: (sweep / name / "record.json").stat().st_mtime_ns for name in ("0", "1")} == before
 
 
-def test_a_job_measured_later_keeps_the_group_s_baseline(grid: tuple[Path, Path]) -> None:
-    store, sweep = grid
+def test_a_job_measured_later_keeps_the_group_s_baseline(grid: tuple[Path, Path], tmp_path: Path) -> None:
+    store, begun = grid
+    sweep = tmp_path / "sweep"
+    shutil.copytree(begun, sweep)
+    # Job 0 stands there as it was; job 1 is another now, with a fine-tuning of its own.
     result = run(
-        store, sweep, "recipe=distill_int8", "distill.student.layers=1", "quantize.per_channel=true,false", "seed=0,1"
+        store, sweep, "recipe=distill_int8", "distill.student.layers=1", "quantize.per_channel=true", "seed=0,1"
     )
     assert result.returncode == 0, result.stderr[-4000:]
-    later = record(sweep / "1")  # seed 1 has a fine-tuning of its own
-    assert later["group"]["baseline_run"] == "0"
+    assert "1 of 2 jobs are kept from an earlier start: 0" in result.stderr
+    later = record(sweep / "1")
+    assert later["group"] == record(sweep / "0")["group"]
     assert later["baseline"] == "baseline"
     assert list(later["variants"]) == ["baseline", "finetune", "distill", "export", "quantize"]
 
