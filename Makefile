@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow notebooks lint format clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## the quick tests
 
 test-slow: $(VENV)/.dev ## the tests that train, export and start processes
 	$(PYTEST) -m slow
+
+notebooks: $(VENV)/.dev ## execute the notebooks in place (about half an hour; what is in the store is reused)
+	$(BIN)/python notebooks/run.py
 
 lint: $(VENV)/.dev ## what CI checks: ruff and mypy
 	$(BIN)/ruff check .
