@@ -40,8 +40,13 @@ _WORTH = 0.97
 """More threads are taken where they need less than this share of the time: else they are noise, and cost others."""
 
 
-_FEWEST = 4
-"""Launches before it is looked whether the ratios are known well enough."""
+_FEWEST = 6
+"""Launches before it is looked whether the ratios are known well enough, and then after every second one: whoever
+looks often at few launches stops when they happen to agree, and calls noise a difference."""
+
+
+_CLEAR = 0.8
+"""One try decides where a thread count needs less than this share of the other's time."""
 
 
 @dataclass
@@ -213,7 +218,7 @@ def _enough(timings: Iterable[Timings], baseline: str, config: Benchmark) -> boo
     """Whether every ratio is known well enough."""
     for found in timings:
         slow = found[baseline].launches
-        if len(slow) < _FEWEST:
+        if len(slow) < _FEWEST or len(slow) % 2:
             return False
         for name, timing in found.items():
             interval = ratio_interval(slow, timing.launches, confidence=config.confidence, seed=config.seed)
@@ -255,7 +260,7 @@ def _chosen_threads(
 
 
 def _tried_threads(worker: WorkerProcess, asked: Mapping[str, Any], choices: Sequence[int]) -> dict[int, float]:
-    """Return the median milliseconds of each thread count, in turns, the better of two."""
+    """Return the median milliseconds of each thread count, tried in turns, twice where once leaves doubt."""
     if len(choices) == 1:
         return {}
     medians = dict.fromkeys(choices, float("inf"))
@@ -265,9 +270,10 @@ def _tried_threads(worker: WorkerProcess, asked: Mapping[str, Any], choices: Seq
             worker.ask("warm", seconds=_WARM_SECONDS / 4)
             once = float(worker.ask("time", repeats=1)["milliseconds"][0])
             repeats = int(np.clip(_CHOICE_MS / once, 2, 60))
-            medians[threads] = min(
-                medians[threads], float(np.median(worker.ask("time", repeats=repeats)["milliseconds"]))
-            )
+            found = float(np.median(worker.ask("time", repeats=repeats)["milliseconds"]))
+            medians[threads] = min(medians[threads], found)
+        if min(medians.values()) < _CLEAR * max(medians.values()):
+            break
     return medians
 
 

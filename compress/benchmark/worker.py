@@ -184,11 +184,11 @@ class _Worker:
         import numpy as np
 
         clock, medians, runs = time.perf_counter, [], 0
-        end, window = clock() + seconds, min(0.1, seconds / 4)
+        end, window = clock() + seconds, min(0.05, seconds / 4)
         while True:
             found: list[float] = []
             stop = clock() + window
-            while clock() < stop or len(found) < 2:
+            while clock() < stop or not found:
                 start = clock()
                 self.runs[runs % len(self.runs)]()
                 found.append(clock() - start)
