@@ -52,6 +52,7 @@ def run(recipe: str, overrides: Sequence[str] = (), *, directory: str | Path | N
         What the command line would have printed; ``exit_status`` says what it would have returned.
     """
     from compress.cli.validate import compose_job
+    from compress.console import setup_logging
     from compress.errors import ConfigError
     from compress.pipeline import run_job
 
@@ -60,6 +61,7 @@ def run(recipe: str, overrides: Sequence[str] = (), *, directory: str | Path | N
     job = compose_job(recipe, list(overrides))
     where = Path(directory) if directory is not None else _fresh(Path("runs") / recipe)
     where.mkdir(parents=True, exist_ok=True)
+    setup_logging(where / "compress.log")
     outcome = run_job(job, where)
     return Run(outcome.record, outcome.artifact, outcome.directory)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 import shutil
@@ -200,8 +201,8 @@ def _measure(plan: _Plan, names: Sequence[str]) -> tuple[dict[str, Any], Task | 
     from compress.store import Store
 
     job, paths = plan.job, list(plan.artifacts.values())
-    formats = [("torch" if path.is_dir() and not (path / "model.onnx").is_file() else "onnx", None) for path in paths]
-    device, note = measuring_device(job.device, resolve_device(job.device), job.benchmark.provider, formats)
+    kinds = [_kind(path) for path in paths]
+    device, note = measuring_device(job.device, resolve_device(job.device), job.benchmark.provider, kinds)
     if note:
         log.warning("%s", note)
     store = Store(Path(job.store.path) if job.store.path else None, job.store.max_bytes)
@@ -224,6 +225,19 @@ def _measure(plan: _Plan, names: Sequence[str]) -> tuple[dict[str, Any], Task | 
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return measurement, task, prepared
+
+
+def _kind(path: Path) -> tuple[str, str | None]:
+    """Return format and precision as far as they are known before an artifact is opened."""
+    manifest = path / "checkpoint.json"
+    try:
+        found = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    except ValueError:  # opening it says what is wrong
+        found = {}
+    if "format" in found:
+        return str(found["format"]), found.get("precision")
+    quantized = "int8" if "int8" in path.stem or "quant" in path.stem else None
+    return ("torch", None) if path.is_dir() else ("onnx", quantized)
 
 
 def _described(data: Data | None, measurement: Mapping[str, Any]) -> dict[str, Any]:

@@ -254,7 +254,7 @@ class Benchmark:
     )
     min_rounds: int = option(12, "interleaved rounds at least", minimum=2)
     max_rounds: int = option(240, "interleaved rounds at most", minimum=2)
-    half_width: float = option(0.02, "stop when every ratio's relative half-width is below", above=0)
+    half_width: float = option(0.025, "stop when every ratio's relative half-width is below", above=0)
     confidence: float = option(0.95, "of every interval and verdict", minimum=0.5, maximum=0.999)
     batch_size: int = option(32, "rows per batch when quality is measured", minimum=1)
     memory: bool = option(True, "measure peak memory and cold start, in a further process per variant")

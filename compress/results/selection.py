@@ -112,4 +112,5 @@ def _overrides(row: pd.Series[str], changed: list[str], steps: set[str]) -> list
 
 def _written(key: str, value: str) -> str:
     """Write an override: a word speaks for itself, a number or a truth value needs its key."""
-    return value if value[:1].isalpha() and value not in ("true", "false", "null") else f"{key}={value}"
+    said = value.lower() if value in ("True", "False", "None") else value  # as a sweep writes them
+    return said if said[:1].isalpha() and said not in ("true", "false", "null", "none") else f"{key}={said}"

@@ -63,5 +63,5 @@ def plot_sensitivity(frame: pd.DataFrame, *, metric: str = "metric") -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(f"loss of {metric} when it alone is compressed")
     if len(parts) > 1:
-        axes.legend(title="part", loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, alignment="left")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, alignment="left")
     return figure
