@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from compress.benchmark.statistics import half_width, ratio_interval
 from compress.console import progress_of
 
 if TYPE_CHECKING:
-    from compress.benchmark.process import WorkerProcess
+    from compress.benchmark.process import Launches, WorkerProcess
     from compress.config.schemas import Benchmark
     from compress.config.shapes import Shape
 
@@ -115,10 +116,11 @@ class Texts:
 
 
 Timings = dict[str, Timing]
+Workers = Mapping[str, "WorkerProcess"]
 
 
 def time_variants(
-    workers: Mapping[str, WorkerProcess],
+    variants: Mapping[str, Launches],
     baseline: str,
     texts: Texts,
     shapes: Sequence[Shape],
@@ -128,13 +130,14 @@ def time_variants(
 ) -> list[Timings]:
     """Measure every variant at every shape.
 
-    In each launch all artifacts are opened anew, every other time in reverse order: which memory a process is given
-    depends on who was given some before it, and makes it up to 4 per cent slower or faster than its twin.
+    A launch is a new process per variant: where a process finds its memory makes it some per cent slower or faster
+    than its twin for as long as it lives. In every other launch all is done in reverse order, from the opening on: who
+    is opened first, or runs first, is slower too.
 
     Parameters
     ----------
-    workers
-        A process per variant, opened.
+    variants
+        Processes of each variant.
     baseline
         The variant that ratios are taken against; in every round.
     texts
@@ -154,30 +157,33 @@ def time_variants(
     list of dict of str to Timing
         By shape and variant.
     """
-    timings = [_chosen_threads(workers, texts.asked(shape), config, cores, same or {}) for shape in shapes]
     with progress_of("latency", config.launches * len(shapes), "launches × shapes") as progress:
+        with _launched(variants, cores) as workers:
+            timings = [_chosen_threads(workers, texts.asked(shape), config, cores, same or {}) for shape in shapes]
         for launch in range(config.launches):
-            _open_anew(workers, backwards=launch % 2 == 1)
-            for shape, found in zip(shapes, timings, strict=True):
-                _launch(workers, texts.asked(shape), shape.sequence is None, found, config)
-                progress.advance(note=str(shape))
-            if _enough(timings, baseline, config):
+            with _launched(variants, cores, backwards=launch % 2 == 1) as workers:
+                for shape, found in zip(shapes, timings, strict=True):
+                    _launch(workers, texts.asked(shape), shape.sequence is None, found, config)
+                    progress.advance(note=str(shape))
+                done = launch + 1 == config.launches or _enough(timings, baseline, config)
+                if done:
+                    for shape, found in zip(shapes, timings, strict=True):
+                        _device_times(workers, texts.asked(shape), found)
+            if done:
                 break
-    for shape, found in zip(shapes, timings, strict=True):
-        _device_times(workers, texts.asked(shape), found)
     return timings
 
 
-def _open_anew(workers: Mapping[str, WorkerProcess], backwards: bool) -> None:
-    for worker in workers.values():
-        worker.ask("close")
-    for worker in list(workers.values())[:: -1 if backwards else 1]:
-        worker.ask("reopen")
+@contextlib.contextmanager
+def _launched(variants: Mapping[str, Launches], cores: int, backwards: bool = False) -> Iterator[Workers]:
+    """Give a new process of each variant, in the order in which they were opened."""
+    order = list(variants.items())[:: -1 if backwards else 1]
+    yield {name: launches.start(cores) for name, launches in order}
+    for _, launches in order:
+        launches.end()
 
 
-def _launch(
-    workers: Mapping[str, WorkerProcess], asked: Mapping[str, Any], natural: bool, timings: Timings, config: Benchmark
-) -> None:
+def _launch(workers: Workers, asked: Mapping[str, Any], natural: bool, timings: Timings, config: Benchmark) -> None:
     """Measure one launch's share of a shape's rounds, an even number of them."""
     medians = {}
     for name, worker in workers.items():
@@ -227,7 +233,7 @@ def _enough(timings: Iterable[Timings], baseline: str, config: Benchmark) -> boo
     return True
 
 
-def _device_times(workers: Mapping[str, WorkerProcess], asked: Mapping[str, Any], timings: Timings) -> None:
+def _device_times(workers: Workers, asked: Mapping[str, Any], timings: Timings) -> None:
     """Ask for the device's own times, where one has them."""
     for name, worker in workers.items():
         if worker.ask("facts")["device"] == "cpu":
@@ -238,7 +244,7 @@ def _device_times(workers: Mapping[str, WorkerProcess], asked: Mapping[str, Any]
 
 
 def _chosen_threads(
-    workers: Mapping[str, WorkerProcess],
+    workers: Workers,
     asked: Mapping[str, Any],
     config: Benchmark,
     cores: int,

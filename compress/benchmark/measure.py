@@ -17,7 +17,7 @@ from compress.benchmark.judging import Judging, fitting
 from compress.benchmark.kept import KeptAnswers
 from compress.benchmark.latency import Texts, time_variants
 from compress.benchmark.noise import NoiseMonitor
-from compress.benchmark.process import WorkerProcess
+from compress.benchmark.process import Launches, WorkerProcess
 from compress.config.shapes import Shape, expand
 from compress.console import progress_of
 from compress.errors import ConfigError
@@ -140,15 +140,16 @@ def measure(
                 measured[waiting[future]] = future.result()
                 progress.advance(note=waiting[future])
         log.info("quality and size in %.0f s", time.monotonic() - began)
-        began = time.monotonic()
-        measured = {name: {"step": step, **measured[name]} for name, step, _ in variants}
-        shapes, warnings = _possible_shapes(config, measured)
-        same = {name: str(path.resolve()) for name, path in paths.items()}
-        energy = _meters(workers, measured) if config.energy else {"source": None, "reason": "benchmark.energy=false"}
-        noise.start(worker.pid for worker in workers.values())
-        timings = time_variants(workers, baseline, texts, shapes, config, cores, same)
-        noise.stop()
-        log.info("latency in %.0f s", time.monotonic() - began)
+    began = time.monotonic()
+    measured = {name: {"step": step, **measured[name]} for name, step, _ in variants}
+    shapes, warnings = _possible_shapes(config, measured)
+    same = {name: str(path.resolve()) for name, path in paths.items()}
+    noise.start()
+    with _launches(paths, cores, device, config) as launches:
+        timings = time_variants(launches, baseline, texts, shapes, config, cores, same)
+    energy = launches[baseline].energy or {"source": None, "reason": "benchmark.energy=false"}
+    noise.stop()
+    log.info("latency in %.0f s", time.monotonic() - began)
     for shape, found in zip(shapes, timings, strict=True):
         for name, timing in found.items():
             measured[name]["timings"].append(timing)
@@ -197,6 +198,15 @@ def _started(names: Iterable[str], cores: int) -> Iterator[dict[str, WorkerProce
         yield {name: stack.enter_context(WorkerProcess(name, cores)) for name in names}
 
 
+@contextlib.contextmanager
+def _launches(paths: Mapping[str, Path], cores: int, device: str, config: Benchmark) -> Iterator[dict[str, Launches]]:
+    with contextlib.ExitStack() as stack:
+        yield {
+            name: stack.enter_context(Launches(name, cores, path, device, config.provider, config.energy))
+            for name, path in paths.items()
+        }
+
+
 def _unlabelled(data: Data) -> pd.DataFrame:
     return data.test.head(_TEXTS).drop(columns=["label", "tags"], errors="ignore")
 
@@ -213,12 +223,6 @@ def _vocabulary(paths: Mapping[str, Path]) -> int:
     from compress.benchmark.size import vocabulary_of
 
     return min(vocabulary_of(path) for path in paths.values())
-
-
-def _meters(workers: Mapping[str, WorkerProcess], measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Let the processes read energy counters; returns their source, or why there is none."""
-    found = [worker.ask("energy", device=measured[name]["device"]) for name, worker in workers.items()]
-    return found[0]
 
 
 def _possible_shapes(config: Benchmark, measured: Mapping[str, dict[str, Any]]) -> tuple[list[Shape], list[str]]:

@@ -87,8 +87,16 @@ def _driver_bytes(device: str) -> int | None:
     return int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
 
 
-def import_runtime(path: Path, threads: int) -> None:
-    """Import what opening `path` will import, and start the thread pools, so that what follows is the model's alone."""
+def import_runtime(path: Path, threads: int | None) -> None:
+    """Import what opening `path` will import, so that the memory and the time that follow are the model's alone.
+
+    Parameters
+    ----------
+    path
+        The artifact.
+    threads
+        Of the pools, which are started too; None runs nothing, for a process that is going to fork.
+    """
     for module in ("numpy", "pandas", "compress.runtime.opening"):
         import_module(module)
     manifest = path / "checkpoint.json"
@@ -100,8 +108,7 @@ def import_runtime(path: Path, threads: int) -> None:
         _import_torch(path, threads)
 
 
-def _import_torch(path: Path, threads: int) -> None:
-    import torch
+def _import_torch(path: Path, threads: int | None) -> None:
     from transformers import (
         AutoConfig,
         AutoModelForSequenceClassification,
@@ -111,18 +118,8 @@ def _import_torch(path: Path, threads: int) -> None:
 
     for module in ("safetensors.torch", "compress.models.torch_io", "compress.runtime.torch_predictor"):
         import_module(module)
-    torch.set_num_threads(threads)
-    small = torch.nn.TransformerEncoderLayer(64, 4, 256, activation="gelu", batch_first=True).eval()
-    table = torch.nn.Embedding(32, 64)
-    for _ in range(2):  # the first products page in their kernels, whoever asks for them
-        with torch.inference_mode():
-            mask = torch.zeros(1, 1, 16, 16)
-            hidden = torch.nn.functional.layer_norm(table(torch.ones(1, 16, dtype=torch.int64)), (64,))
-            heads = hidden.view(1, 16, 4, 16).transpose(1, 2)
-            torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask)
-            torch.tanh(small(hidden))
-            square = torch.ones(256, 1024)
-            torch.nn.functional.gelu(torch.nn.functional.linear(square, torch.ones(1024, 1024)))
+    if threads is not None:
+        _start_torch(threads)
     try:
         config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
         AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
@@ -131,3 +128,21 @@ def _import_torch(path: Path, threads: int) -> None:
     for model in (AutoModelForSequenceClassification, AutoModelForTokenClassification):
         if type(config) in model._model_mapping:  # noqa: SLF001 - transformers has no other way to ask
             model._model_mapping[type(config)]  # noqa: SLF001 - imports the module of the architecture
+
+
+def _start_torch(threads: int) -> None:
+    """Start the thread pools, and let the first products page in their kernels, whoever asks for them."""
+    import torch
+
+    torch.set_num_threads(threads)
+    small = torch.nn.TransformerEncoderLayer(64, 4, 256, activation="gelu", batch_first=True).eval()
+    table = torch.nn.Embedding(32, 64)
+    for _ in range(2):
+        with torch.inference_mode():
+            mask = torch.zeros(1, 1, 16, 16)
+            hidden = torch.nn.functional.layer_norm(table(torch.ones(1, 16, dtype=torch.int64)), (64,))
+            heads = hidden.view(1, 16, 4, 16).transpose(1, 2)
+            torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask)
+            torch.tanh(small(hidden))
+            square = torch.ones(256, 1024)
+            torch.nn.functional.gelu(torch.nn.functional.linear(square, torch.ones(1024, 1024)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ _STOLEN = 0.03
 
 @dataclass
 class NoiseMonitor:
-    """Watches the processor; our own processes are told apart from the rest.
+    """Watches the processor; this process and those that it started and waited for are told apart from the rest.
 
     Attributes
     ----------
@@ -46,19 +46,17 @@ class NoiseMonitor:
 
         return cls(float(psutil.cpu_percent(interval=seconds)) / 100, load_average())
 
-    def start(self, processes: Iterable[int]) -> None:
-        """Begin to watch while these processes, and this one, work."""
+    def start(self) -> None:
+        """Begin to watch."""
         import psutil
 
-        self._processes = [psutil.Process(), *(psutil.Process(number) for number in processes)]
-        self._ours = self._own_seconds()
-        self._before = psutil.cpu_times()
+        self._ours, self._before = _own_seconds(), psutil.cpu_times()
 
     def stop(self) -> None:
-        """End watching and work out what others used and what the hypervisor kept."""
+        """End watching and work out what others used and what the hypervisor kept; our processes have ended."""
         import psutil
 
-        now, ours = psutil.cpu_times(), self._own_seconds() - self._ours
+        now, ours = psutil.cpu_times(), _own_seconds() - self._ours
         spent = {name: getattr(now, name) - getattr(self._before, name) for name in now._fields}
         # guest time is part of user time already
         whole = sum(seconds for name, seconds in spent.items() if not name.startswith("guest"))
@@ -66,20 +64,9 @@ class NoiseMonitor:
         stolen = spent.get("steal", 0.0)
         if whole <= 0:
             return
-        self.others_share = round(max(0.0, whole - idle - stolen - ours) / whole, 4)
         self.steal_share = round(stolen / whole, 4)
-
-    def _own_seconds(self) -> float:
-        import psutil
-
-        seconds = 0.0
-        for process in self._processes:
-            try:
-                times = process.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
-            seconds += times.user + times.system
-        return seconds
+        if os.name == "posix":  # elsewhere the system does not tell what processes used that have ended
+            self.others_share = round(max(0.0, whole - idle - stolen - ours) / whole, 4)
 
     def facts(self) -> dict[str, float | None]:
         """Return the figures for the record."""
@@ -109,3 +96,9 @@ class NoiseMonitor:
                 "was measured"
             )
         return found
+
+
+def _own_seconds() -> float:
+    """Return the processor's seconds of this process and of all its processes that have ended."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system

@@ -1,4 +1,4 @@
-"""Starting worker processes and asking them, one at a time."""
+"""Starting worker processes and asking them, one at a time; a new one for every launch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from compress.errors import StepError
 
-__all__ = ["WorkerProcess"]
+__all__ = ["Launches", "WorkerProcess"]
+
+_FORKS = sys.platform == "linux"
+"""Elsewhere a system library may have threads that a fork loses (macOS), or there is no fork (Windows)."""
 
 
 class WorkerProcess:
@@ -25,7 +30,14 @@ class WorkerProcess:
         The variant, for messages.
     cores
         What OpenMP may use; waiting policies stay at their runtime's defaults.
+
+    Attributes
+    ----------
+    program : sequence of str
+        What Python runs; answers as `compress.benchmark.worker` does.
     """
+
+    program: Sequence[str] = ("-m", "compress.benchmark.worker")
 
     def __init__(self, name: str, cores: int) -> None:
         self.name = name
@@ -38,7 +50,7 @@ class WorkerProcess:
             "TRANSFORMERS_VERBOSITY": "error",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "compress.benchmark.worker"],
+            [sys.executable, *self.program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -59,11 +71,19 @@ class WorkerProcess:
         StepError
             If the worker reports a fault or dies.
         """
+        self.send(do, **arguments)
+        return self.receive(do)
+
+    def send(self, do: str, **arguments: Any) -> None:
+        """Send a request; `receive` is to follow."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
+
+    def receive(self, do: str) -> dict[str, Any]:
+        """Wait for the answer to a request; raises as `ask`."""
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
@@ -102,3 +122,70 @@ class WorkerProcess:
         if kind is not None:
             self._process.kill()
         self.close()
+
+
+class Launches:
+    """One process after another for a variant, each with memory of its own that holds nothing but the artifact.
+
+    On Linux a process that has imported the runtime, and has done nothing with it, forks for every launch: torch and
+    transformers are imported once, not each time. Elsewhere every launch is a process from the start.
+
+    Parameters
+    ----------
+    name
+        The variant, for messages.
+    cores
+        What OpenMP may use.
+    path, device, provider
+        What is opened, and where.
+    energy
+        Whether the processes read energy counters.
+
+    Attributes
+    ----------
+    energy : dict or None
+        The counters' source, or why there is none; known from the first launch on.
+    """
+
+    def __init__(self, name: str, cores: int, path: Path, device: str, provider: str, energy: bool) -> None:
+        self.name = name
+        self.energy: dict[str, Any] | None = None
+        self._reads_energy = energy
+        self._cores = cores
+        self._asked = {"path": str(path), "device": device, "provider": provider}
+        self._worker = WorkerProcess(name, cores) if _FORKS else None
+        if self._worker is not None:
+            self._worker.send("prepare", path=str(path))
+        self._prepared = False
+
+    def start(self, threads: int) -> WorkerProcess:
+        """Return a new process that holds the artifact, opened for a number of threads; `end` is to follow."""
+        if self._worker is None:
+            self._worker = WorkerProcess(self.name, self._cores)
+        elif not self._prepared:
+            self._worker.receive("prepare")
+            self._prepared = True
+        if _FORKS:
+            self._worker.ask("fork")
+        opened = self._worker.ask("open", **self._asked, threads=threads)
+        if self._reads_energy:
+            self.energy = self._worker.ask("energy", device=opened["device"])
+        return self._worker
+
+    def end(self) -> None:
+        """End the launch's process."""
+        assert self._worker is not None
+        if _FORKS:
+            self._worker.ask("end")
+            return
+        self._worker.close()
+        self._worker = None
+
+    def __enter__(self) -> Launches:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._worker is not None:
+            self._worker.__exit__(kind, error, trace)

@@ -21,9 +21,6 @@ __all__ = [
 _RESAMPLES = 2000
 _LAUNCHES = 4
 """Launches from which on they, and not their rounds, are what is resampled."""
-_PROCESS = 0.01
-"""Standard deviation of the logarithm of what still sets two processes of one artifact apart, however often they open
-it anew: twenty A/A measurements in one pair gave 1.010 on average, where each by itself was known to 1.4 %."""
 _QUANTILES = 41
 
 
@@ -49,13 +46,13 @@ def ratio_interval(
 ) -> tuple[float, float, float]:
     """Return how many times faster the candidate is, with an interval from bootstrap standard errors.
 
-    Of each launch (the artifacts opened anew) the rounds are paired, so that a drift of the machine that hits both
-    cancels, and two rounds of opposite order are one, so that it does not matter who follows whom. The launch's figure
-    is the interquartile mean of the logarithms of these ratios: a moment's disturbance leaves it as it is. Where a
-    process finds its memory makes it some per cent faster or slower for as long as it holds it, so launches are
-    resampled and not rounds, apart for either order of opening; as they are few, their standard error is multiplied by
-    Student's t (Efron and Tibshirani 1993, chapter 12). With fewer than four launches rounds are resampled. What sets
-    two processes apart for as long as they live is added (`_PROCESS`).
+    Rounds are paired, so that a drift of the machine that hits both cancels, and two rounds of opposite order are one,
+    so that it does not matter who follows whom. The figure is the interquartile mean of the logarithms of all these
+    ratios: a moment's disturbance leaves it as it is. Where a process finds its memory may make it some per cent faster
+    or slower for as long as it lives, so launches, with all their rounds, are resampled and not rounds (the cluster
+    bootstrap; Davison and Hinkley 1997, section 3.8), apart for either order of opening; as they are few, the standard
+    error is multiplied by Student's t (Efron and Tibshirani 1993, chapter 12). With fewer than four launches rounds are
+    resampled.
 
     Parameters
     ----------
@@ -74,26 +71,26 @@ def ratio_interval(
     launches = [
         _paired_logs(slow, fast) for slow, fast in zip(baseline, candidate, strict=True) if len(slow) and len(fast)
     ]
+    logs = np.concatenate(launches)
     if len(launches) >= _LAUNCHES:
-        figures = np.asarray([_midmean(launch) for launch in launches])
-        strata = [figures[::2], figures[1::2]]
+        clusters = np.repeat(np.arange(len(launches)), [len(launch) for launch in launches])
+        strata = [np.arange(len(launches))[order::2] for order in (0, 1)]
     else:
-        strata = [np.concatenate(launches)]
-    generator = np.random.default_rng(seed)
-    value = float(np.mean([_centre(stratum, len(strata)) for stratum in strata]))
-    variance, freedom = 0.0, 0
-    for stratum in strata:
-        size = len(stratum)
-        resampled = stratum[generator.integers(0, size, (_RESAMPLES, size))]
-        centres = resampled.mean(axis=1) if len(strata) > 1 else _midmean(resampled)
-        variance += float(centres.var()) * size / max(size - 1, 1) / len(strata) ** 2
-        freedom += size - 1
+        clusters = np.arange(len(logs))
+        strata = [clusters]
+    value = float(_midmean(logs, np.ones((1, len(logs))))[0])
+    freedom = sum(len(stratum) - 1 for stratum in strata)
     if freedom < 1:
         return float(np.exp(value)), 0.0, float("inf")
-    from scipy.stats import norm, t
+    generator = np.random.default_rng(seed)
+    times = np.zeros((_RESAMPLES, clusters[-1] + 1))
+    for stratum in strata:
+        drawn = stratum[generator.integers(0, len(stratum), (_RESAMPLES, len(stratum)))]
+        np.add.at(times, (np.arange(_RESAMPLES)[:, None], drawn), 1)
+    spread = float(_midmean(logs, times[:, clusters]).std()) * np.sqrt((clusters[-1] + 1) / freedom)
+    from scipy.stats import t
 
-    upper = (1 + confidence) / 2
-    reach = float(np.hypot(t.ppf(upper, freedom) * np.sqrt(variance), norm.ppf(upper) * _PROCESS))
+    reach = float(t.ppf((1 + confidence) / 2, freedom) * spread)
     return float(np.exp(value)), float(np.exp(value - reach)), float(np.exp(value + reach))
 
 
@@ -104,15 +101,14 @@ def _paired_logs(slow: Sequence[float], fast: Sequence[float]) -> np.ndarray:
     return logs if whole == 0 else logs[:whole].reshape(-1, 2).mean(axis=1)
 
 
-def _midmean(values: np.ndarray) -> np.ndarray:
-    """Return the mean of the middle half of the last axis."""
-    ordered, cut = np.sort(values, axis=-1), values.shape[-1] // 4
-    middle: np.ndarray = ordered[..., cut : values.shape[-1] - cut].mean(axis=-1)
+def _midmean(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return the mean of the middle half of values that each occur so many times, ``[resamples, values]``."""
+    order = np.argsort(values)
+    reached = np.cumsum(times[:, order], axis=1)
+    whole = reached[:, -1:]
+    inside = np.diff(np.clip(reached, whole / 4, 3 * whole / 4), axis=1, prepend=whole / 4)
+    middle: np.ndarray = inside @ values[order] / inside.sum(axis=1)
     return middle
-
-
-def _centre(stratum: np.ndarray, strata: int) -> float:
-    return float(stratum.mean() if strata > 1 else _midmean(stratum))
 
 
 def difference_interval(

@@ -30,8 +30,6 @@ class _Worker:
         self.rows: dict[str, Any] = {}
         self.meter: Any = None
         self.opened: dict[str, Any] = {}
-        self.asked: dict[str, Any] = {}
-        self.threads = 1
         self.verified: Any = None
 
     # --- opening -----------------------------------------------------------------------------------
@@ -40,8 +38,7 @@ class _Worker:
         """Open the artifact; answers its facts."""
         from compress.runtime import open_predictor
 
-        self.asked = {"path": path, "device": device, "provider": provider}
-        self.predictor = open_predictor(path, threads=threads, device=device, provider=provider)
+        self.predictor = open_predictor(self.verified or path, threads=threads, device=device, provider=provider)
         checkpoint, task = self.predictor.checkpoint, self.predictor.task
         config = _config(Path(path))
         self.opened = {
@@ -58,22 +55,17 @@ class _Worker:
         }
         return self.opened
 
-    def close(self) -> dict[str, Any]:
-        """Free the model; `reopen` opens it again."""
-        self.threads, self.verified = self.predictor.threads, self.predictor.checkpoint
-        self.runs, self.device_time = [], None
-        self.predictor.close()
-        self.predictor = None
+    def prepare(self, path: str) -> dict[str, Any]:
+        """Import what opening the artifact will import and verify its files; runs nothing, so that it can fork."""
+        from compress.benchmark.memory import import_runtime
+        from compress.checkpoint import MANIFEST, open_checkpoint
+
+        place = Path(path)
+        import_runtime(place, None)
+        if (place / MANIFEST).is_file():
+            self.verified = open_checkpoint(place)
         gc.collect()
-        return {}
-
-    def reopen(self) -> dict[str, Any]:
-        """Open the artifact again, in other memory; its files were verified the first time."""
-        from compress.runtime import open_predictor
-
-        asked = dict(self.asked)
-        path = asked.pop("path")
-        self.predictor = open_predictor(self.verified or path, threads=self.threads, **asked)
+        gc.freeze()  # a child's collections leave these pages shared
         return {}
 
     def cold_start(self, path: str, device: str, threads: int, provider: str, rows: str | None) -> dict[str, Any]:
@@ -225,8 +217,16 @@ class _Worker:
             "joules": used,
         }
 
+    def fork(self) -> dict[str, Any]:
+        """Answer as the child, which serves what is asked from now on, until ``end``."""
+        return {}
+
+    def pid(self) -> dict[str, Any]:
+        """Answer this process's number."""
+        return {"pid": os.getpid()}
+
     def facts(self) -> dict[str, Any]:
-        """Answer the facts of what was opened again."""
+        """Answer the facts of what is open."""
         return self.opened
 
     def device(self, repeats: int) -> dict[str, Any]:
@@ -282,6 +282,15 @@ def _switches() -> tuple[int, int]:
     return used.ru_nvcsw, used.ru_nivcsw
 
 
+def _await(child: int) -> None:
+    """Wait until a child has ended, and end as it did if that was not well."""
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    if status:
+        os._exit(status)
+
+
 def main() -> int:
     """Answer requests until standard input closes."""
     # Whatever a library prints must not be taken for an answer: answers have a descriptor of their own.
@@ -290,8 +299,16 @@ def main() -> int:
     worker = _Worker()
     for line in sys.stdin:
         request = json.loads(line)
+        do = request.pop("do")
+        if do == "end":
+            break
         try:
-            answer = {"ok": True, **getattr(worker, request.pop("do"))(**request)}
+            if do == "fork" and (child := os.fork()):
+                # Requests come one at a time, so none that is the child's has been read here.
+                _await(child)
+                answer: dict[str, Any] = {"ok": True}
+            else:
+                answer = {"ok": True, **getattr(worker, do)(**request)}
         except Exception as error:
             import traceback
 

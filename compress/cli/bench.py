@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compress.data.base import Data
     from compress.tasks.base import Task
 
-__all__ = ["main", "named"]
+__all__ = ["LONGER", "main", "named"]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ examples
   python -m compress.benchmark a/artifact a/artifact         # A/A: how much of a difference is noise here
 """
 
-_LONGER = ["benchmark.launches=14", "benchmark.seconds=18"]
+LONGER = {"launches": 12, "seconds": 14.0}
 """What a comparison alone takes its time for; measuring stops earlier where the ratios are known well enough."""
 
 _NODES = ("data", "task", "benchmark", "budget", "store", "device", "debug")
@@ -181,7 +181,11 @@ def _planned(texts: Sequence[str], output: Path | None, overrides: Sequence[str]
     artifacts = named(texts)
     composer = Composer()
     lines = given(overrides)
-    longer = [] if any(item.node == "debug" for item in lines) else _LONGER
+    longer = (
+        []
+        if any(item.node == "debug" for item in lines)
+        else [f"benchmark.{key}={value}" for key, value in LONGER.items()]
+    )
     config = composer.compose(["recipe=distill_int8", *longer, *overrides])
     for item in lines:
         if item.node not in _NODES:

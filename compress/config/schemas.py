@@ -250,7 +250,7 @@ class Benchmark:
     )
     seconds: float = option(10.0, "measuring time per shape at most, for a path of four variants", above=0)
     launches: int = option(
-        6, "times that every artifact is opened anew, so that where it lies in memory averages out", minimum=1
+        6, "new processes per variant, so that where an artifact lies in memory averages out", minimum=1
     )
     min_rounds: int = option(12, "interleaved rounds at least", minimum=2)
     max_rounds: int = option(240, "interleaved rounds at most", minimum=2)

@@ -33,6 +33,13 @@ class Family:
         Path of the token embedding below the base model.
     config_layers, config_heads, config_intermediate, config_hidden : str
         Names in the config of the number of layers, heads, the feed-forward width and the hidden width.
+    query, key, value, attention_output : str
+        Paths, below a layer, of the Linear modules of its attention.
+    ffn_inputs : tuple of str
+        Paths, below a layer, of the Linear modules from the hidden width to the feed-forward width: one, or two
+        where a gate multiplies the other.
+    ffn_output : str
+        Path, below a layer, of the Linear module back to the hidden width.
     attention : str
         Implementation of attention that every run of the model uses: ``sdpa``, or ``eager`` where transformers
         has no other for it.
@@ -46,6 +53,12 @@ class Family:
     config_heads: str = "num_attention_heads"
     config_intermediate: str = "intermediate_size"
     config_hidden: str = "hidden_size"
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    attention_output: str = "attention.output.dense"
+    ffn_inputs: tuple[str, ...] = ("intermediate.dense",)
+    ffn_output: str = "output.dense"
     attention: str = "sdpa"
 
     def layer_list(self, model: Any) -> Any:
@@ -64,7 +77,15 @@ _BUILT_IN = (
     Family("roberta", "roberta"),
     Family("xlm-roberta", "roberta"),
     Family("electra", "electra"),
-    Family("mpnet", "mpnet", attention="eager"),  # its relative position bias has no sdpa path in transformers 5
+    Family(
+        "mpnet",
+        "mpnet",
+        query="attention.attn.q",
+        key="attention.attn.k",
+        value="attention.attn.v",
+        attention_output="attention.attn.o",
+        attention="eager",  # its relative position bias has no sdpa path in transformers 5
+    ),
     Family(
         "distilbert",
         "distilbert",
@@ -73,6 +94,12 @@ _BUILT_IN = (
         config_heads="n_heads",
         config_intermediate="hidden_dim",
         config_hidden="dim",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        attention_output="attention.out_lin",
+        ffn_inputs=("ffn.lin1",),
+        ffn_output="ffn.lin2",
     ),
 )
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
+from compress.benchmark import process
 from compress.benchmark.latency import Texts, Timing, time_variants
 from compress.benchmark.measure import measure
-from compress.benchmark.process import WorkerProcess
+from compress.benchmark.process import Launches, WorkerProcess
 from compress.config.schemas import Benchmark
 from compress.config.shapes import Shape
 from compress.data.base import Data
@@ -28,18 +32,23 @@ SHAPES = [Shape(1, 8)]
 
 
 class Told:
-    """A worker that takes as long as it is told, per thread count."""
+    """Launches and their worker in one, which takes as long as it is told, per thread count."""
 
     def __init__(self, milliseconds: dict[int, float]) -> None:
         self.milliseconds = milliseconds
         self.threads = 1
         self.opened = 0
 
+    def start(self, threads: int) -> Told:
+        self.opened += 1
+        return self
+
+    def end(self) -> None:
+        pass
+
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         if do == "shape":
             self.threads = arguments["threads"]
-        if do == "reopen":
-            self.opened += 1
         taken = self.milliseconds[self.threads]
         return {
             "warm": {"milliseconds": taken},
@@ -80,7 +89,7 @@ def test_rounds_are_shared_out_over_launches_and_go_there_and_back() -> None:
     workers = {"base": Told({1: 9.0, 2: 5.0}), "small": Told({1: 1.0, 2: 2.0})}
     found = timed(workers, launches=3, min_rounds=10)
     assert [len(launch) for launch in found["base"].launches] == [4, 4, 4]
-    assert workers["base"].opened == 3
+    assert workers["base"].opened == 1 + 3  # the first to choose threads
     assert found["small"].rounds == 12
     assert found["small"].switches[0] == 2 * found["small"].rounds
 
@@ -120,6 +129,53 @@ def test_a_worker_ends_with_who_started_it(worker: WorkerProcess) -> None:
     worker.ask("memory")
     worker.close()
     assert worker._process.returncode == 0
+
+
+def answered(launches: Launches) -> tuple[int, float]:
+    """Return what one launch's process says of itself: its number, and milliseconds of a run."""
+    worker = launches.start(1)
+    worker.ask("shape", rows=None, tokens=20, batch=1, sequence=8, threads=1)
+    found = worker.ask("pid")["pid"], worker.ask("time", repeats=1)["milliseconds"][0]
+    launches.end()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forks", [True, False])
+@pytest.mark.parametrize("form", ["checkpoint", "onnx_checkpoint"])
+def test_every_launch_is_a_process_of_its_own(
+    forks: bool, form: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if forks and sys.platform != "linux":
+        pytest.skip("processes fork on Linux only")
+    monkeypatch.setattr(process, "_FORKS", forks)
+    path = request.getfixturevalue(form).path
+    with Launches("the variant", 2, path, "cpu", "auto", False) as launches:
+        numbers = {answered(launches)[0] for _ in range(3)}
+    assert len(numbers) == 3
+    assert os.getpid() not in numbers
+
+
+@pytest.mark.slow
+def test_a_launch_that_dies_is_named_and_the_next_is_not_taken_for_it(onnx_checkpoint: Any) -> None:
+    with (
+        pytest.raises(StepError, match=r"the process of the variant died in 'memory' \(exit -9\)"),
+        Launches("the variant", 1, onnx_checkpoint.path, "cpu", "auto", False) as launches,
+    ):
+        worker = launches.start(1)
+        os.kill(worker.ask("pid")["pid"], signal.SIGKILL)
+        worker.ask("memory")
+
+
+@pytest.mark.slow
+def test_a_launch_ends_with_who_started_it(onnx_checkpoint: Any) -> None:
+    with Launches("the variant", 1, onnx_checkpoint.path, "cpu", "auto", False) as launches:
+        number = launches.start(1).ask("pid")["pid"]
+    for _ in range(100):
+        if not psutil.pid_exists(number):
+            break
+        time.sleep(0.05)
+    assert not psutil.pid_exists(number)
 
 
 @pytest.fixture
