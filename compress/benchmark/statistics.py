@@ -21,6 +21,9 @@ __all__ = [
 _RESAMPLES = 2000
 _LAUNCHES = 4
 """Launches from which on they, and not their rounds, are what is resampled."""
+_KIN = 0.005
+"""Standard deviation of the logarithm of what a variant's processes have in common, as they are forked from one: of 24
+A/A measurements of twelve launches each, the two halves of the launches agreed with a correlation of 0.28."""
 _QUANTILES = 41
 
 
@@ -52,7 +55,7 @@ def ratio_interval(
     or slower for as long as it lives, so launches, with all their rounds, are resampled and not rounds (the cluster
     bootstrap; Davison and Hinkley 1997, section 3.8), apart for either order of opening; as they are few, the standard
     error is multiplied by Student's t (Efron and Tibshirani 1993, chapter 12). With fewer than four launches rounds are
-    resampled.
+    resampled. What a variant's processes have in common (`_KIN`) is added.
 
     Parameters
     ----------
@@ -88,9 +91,10 @@ def ratio_interval(
         drawn = stratum[generator.integers(0, len(stratum), (_RESAMPLES, len(stratum)))]
         np.add.at(times, (np.arange(_RESAMPLES)[:, None], drawn), 1)
     spread = float(_midmean(logs, times[:, clusters]).std()) * np.sqrt((clusters[-1] + 1) / freedom)
-    from scipy.stats import t
+    from scipy.stats import norm, t
 
-    reach = float(t.ppf((1 + confidence) / 2, freedom) * spread)
+    upper = (1 + confidence) / 2
+    reach = float(np.hypot(t.ppf(upper, freedom) * spread, norm.ppf(upper) * _KIN))
     return float(np.exp(value)), float(np.exp(value - reach)), float(np.exp(value + reach))
 
 
