@@ -30,7 +30,7 @@ def get_console() -> Console:
     if _console is None:
         from rich.console import Console
 
-        _console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        _console = Console(stderr=True, force_jupyter=False, highlight=False, soft_wrap=not sys.stderr.isatty())
     return _console
 
 

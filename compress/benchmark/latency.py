@@ -31,7 +31,7 @@ two-thread INT8 model took 5 ms a run instead of 1.6 until the scheduler had par
 _WAKE_ONE_MS = 8.0
 """The same for one thread, whose caches alone are cold."""
 
-_WARM_SECONDS = 1.0
+_WARM_SECONDS = 0.4
 """How long a variant is warmed up at most when it is given a new shape."""
 
 _CHOICE_MS = 100.0
@@ -273,7 +273,7 @@ def _tried_threads(worker: WorkerProcess, asked: Mapping[str, Any], choices: Seq
     for _ in range(2):
         for threads in choices:
             worker.ask("shape", **asked, threads=threads)
-            worker.ask("warm", seconds=_WARM_SECONDS / 4)
+            worker.ask("warm", seconds=_WARM_SECONDS / 2)
             once = float(worker.ask("time", repeats=1)["milliseconds"][0])
             repeats = int(np.clip(_CHOICE_MS / once, 2, 60))
             found = float(np.median(worker.ask("time", repeats=repeats)["milliseconds"]))
