@@ -86,6 +86,11 @@ def resolve(config: Model) -> SourceModel:
         known = family(facts["model_type"])
     except UnsupportedError as error:
         raise UnsupportedError(f"model.path={config.path}: {error}") from error
+    if not known.tasks:
+        raise UnsupportedError(
+            f"model.path={config.path}: no task reads models of type {known.architecture!r}; they can be pruned, saved "
+            f"and loaded from Python (compress.models.surgery, compress.models.pruned)"
+        )
     layers = facts.get(known.config_layers, facts.get("num_hidden_layers"))
     if not isinstance(layers, int) or layers < 1:
         raise CheckpointError(f"model.path={config.path}: config.json does not say {known.config_layers}: {layers!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,17 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from compress.errors import CheckpointError, ConfigError, UnsupportedError
 from compress.models.families import family
+from compress.models.pruned import load_weights, write_model
+from compress.models.structure import structure_of
 
 if TYPE_CHECKING:
-    import torch
-
     from compress.checkpoint import Checkpoint, Writer
     from compress.config.schemas import RandomModel
     from compress.data.base import Data
     from compress.models.source import SourceModel
     from compress.tasks.base import Task
 
-__all__ = ["build_model", "load_model", "load_source", "load_tokenizer", "save_model", "structure_of", "student_of"]
+__all__ = [
+    "build_model",
+    "load_model",
+    "load_source",
+    "load_tokenizer",
+    "quiet",
+    "save_model",
+    "save_tokenizer",
+    "structure_of",
+    "student_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +40,7 @@ _LOADING = ("name_or_path", "tokenizer_file", "special_tokens_map_file", "is_loc
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back the load reports and progress bars of transformers."""
     from transformers.utils import logging
 
@@ -68,7 +77,7 @@ def load_tokenizer(path: Path, *, words: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
             if words and tokenizer.is_fast and _glues_words(tokenizer):
                 tokenizer = AutoTokenizer.from_pretrained(
@@ -135,7 +144,7 @@ def _from_pretrained(source: SourceModel, task: Task) -> tuple[Any, set[str]]:
     """Return the model with the task's head, and the names of its parameters that were not in the files."""
     from transformers import AutoConfig
 
-    with _quiet():
+    with quiet():
         config = AutoConfig.from_pretrained(str(source.path), local_files_only=True, trust_remote_code=False)
         config.id2label = dict(enumerate(task.labels))
         config.label2id = {label: number for number, label in enumerate(task.labels)}
@@ -168,7 +177,7 @@ def _random_model(source: SourceModel, config: RandomModel, task: Task, data: Da
 
     assert source.positions is not None
     tokenizer = _character_tokenizer(config, data)
-    with _quiet():
+    with quiet():
         bert = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,
@@ -225,8 +234,12 @@ def _character_tokenizer(config: RandomModel, data: Data) -> Any:
 
 def save_model(out: Writer, model: Any, tokenizer: Any, max_length: int) -> None:
     """Write config.json, the tokenizer and model.safetensors; equal models give equal bytes, and no path is kept."""
-    from safetensors.torch import save_file
+    save_tokenizer(out, tokenizer, max_length)
+    write_model(out, model)
 
+
+def save_tokenizer(out: Writer, tokenizer: Any, max_length: int) -> None:
+    """Write a fast tokenizer as it is before any text, without the place it was loaded from."""
     tokenizer.model_max_length = max_length
     # Whatever was tokenized before leaves its truncation and padding behind, which would be written too.
     tokenizer.backend_tokenizer.no_truncation()
@@ -235,15 +248,6 @@ def save_model(out: Writer, model: Any, tokenizer: Any, max_length: int) -> None
     # Named, so that what reads tokenizer.json without transformers knows which inputs the class gives.
     names = {"model_input_names": list(tokenizer.model_input_names)}
     _rewrite_json(out.path / "tokenizer_config.json", drop=_LOADING, add=names)
-    config = model.config.to_dict()
-    for name in ("_name_or_path", "_attn_implementation_internal", "_commit_hash", "torch_dtype"):
-        config.pop(name, None)
-    config["architectures"] = [type(model).__name__]
-    config["dtype"] = "float32"
-    (out.path / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    tensors = _unique_tensors(model)
-    save_file(tensors, str(out.path / "model.safetensors"), metadata={"format": "pt"})
-    out.structure = structure_of(model)
 
 
 def _rewrite_json(file: Path, drop: Sequence[str], add: Mapping[str, Any]) -> None:
@@ -253,21 +257,10 @@ def _rewrite_json(file: Path, drop: Sequence[str], add: Mapping[str, Any]) -> No
     file.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _unique_tensors(model: Any) -> dict[str, torch.Tensor]:
-    """Return the state by name; of tensors that share memory the first name only."""
-    seen: dict[tuple[int, tuple[int, ...]], str] = {}
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        place = (tensor.data_ptr(), tuple(tensor.shape))
-        if place in seen and tensor.numel():
-            continue
-        seen[place] = name
-        tensors[name] = tensor.detach().to("cpu").contiguous()
-    return tensors
-
-
 def load_model(checkpoint: Checkpoint) -> Any:
     """Return the fp32 model of a torch checkpoint in eval mode, with the weights that were written and no others.
+
+    Whatever was pruned: config.json and structure.json say how the model is built (`compress.models.skeleton`).
 
     Raises
     ------
@@ -275,7 +268,6 @@ def load_model(checkpoint: Checkpoint) -> Any:
         If it is no torch checkpoint, or a weight is missing, unexpected or of another shape.
     """
     from transformers import AutoConfig
-    from transformers.initialization import no_init_weights
 
     from compress import tasks
 
@@ -283,43 +275,13 @@ def load_model(checkpoint: Checkpoint) -> Any:
         raise CheckpointError(f"{checkpoint.path} is a checkpoint of format {checkpoint.format}; a torch one is needed")
     manifest = checkpoint.manifest
     task = tasks.create(manifest.task, manifest.labels, metric=manifest.metric)
-    with _quiet(), no_init_weights():  # every weight is checked to be in the file: drawing them would be in vain
+    with quiet():
         config = AutoConfig.from_pretrained(str(checkpoint.path), local_files_only=True, trust_remote_code=False)
-        model = task.model_class().from_config(config, attn_implementation=family(config.model_type).attention)
-    tensors = _read_tensors(checkpoint.path / "model.safetensors")
-    _check_shapes(model, tensors, checkpoint.path)
-    # The tensors that were read become the weights: copied, each would be in memory twice for a while.
-    model.load_state_dict(tensors, strict=False, assign=True)
-    model.tie_weights()
+        attention = family(config.model_type).attention
+        model = load_weights(
+            lambda: task.model_class().from_config(config, attn_implementation=attention), checkpoint.path
+        )
     return model.float().eval()
-
-
-def _read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file in memory of their own.
-
-    Views of the mapped file would lie at odd addresses, where products may round otherwise than they did before the
-    weights were saved. The file is mapped anew for each, so that at most one tensor is in memory twice.
-    """
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as mapped:
-        names = list(mapped.keys())
-    tensors = {}
-    for name in names:
-        with safe_open(file, framework="pt") as mapped:
-            tensors[name] = mapped.get_tensor(name).clone()
-    return tensors
-
-
-def _check_shapes(model: Any, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    wanted = model.state_dict()
-    held = _unique_tensors(model)
-    missing = sorted(set(held) - set(tensors))
-    unexpected = sorted(set(tensors) - set(wanted))
-    shapes = sorted(name for name in set(tensors) & set(wanted) if tensors[name].shape != wanted[name].shape)
-    for what, names in (("lacks", missing), ("has the unknown", unexpected), ("has another shape of", shapes)):
-        if names:
-            raise CheckpointError(f"{path}: model.safetensors {what} {', '.join(names[:4])} for its config.json")
 
 
 def student_of(teacher: Any, layers: Sequence[int]) -> Any:
@@ -332,25 +294,9 @@ def student_of(teacher: Any, layers: Sequence[int]) -> Any:
     layers : sequence of int
         Indices of its layers; each is copied.
     """
-    import torch
+    from compress.models.surgery import keep_layers
 
-    places = family(teacher.config.model_type)
-    student = copy.deepcopy(teacher)
-    kept = places.layer_list(student)
-    if any(not 0 <= layer < len(kept) for layer in layers):
-        raise ConfigError(f"student layers {list(layers)}: the teacher has layers 0 to {len(kept) - 1}")
-    places.replace_layers(student, torch.nn.ModuleList([copy.deepcopy(kept[layer]) for layer in layers]))
-    return student
-
-
-def structure_of(model: Any) -> dict[str, Any]:
-    """Return what structure.json says: layers, heads and feed-forward width per layer, hidden width, vocabulary."""
-    places, config = family(model.config.model_type), model.config
-    layers = len(places.layer_list(model))
-    return {
-        "layers": layers,
-        "heads": [getattr(config, places.config_heads)] * layers,
-        "intermediate_size": [getattr(config, places.config_intermediate)] * layers,
-        "hidden_size": getattr(config, places.config_hidden),
-        "vocabulary": model.get_submodule(f"{places.base}.{places.word_embeddings}").num_embeddings,
-    }
+    known = len(family(teacher.config.model_type).layer_list(teacher))
+    if any(not 0 <= layer < known for layer in layers):
+        raise ConfigError(f"student layers {list(layers)}: the teacher has layers 0 to {known - 1}")
+    return keep_layers(teacher, layers)

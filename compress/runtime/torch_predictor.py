@@ -105,6 +105,10 @@ class TorchPredictor(Predictor):
 
         return run
 
+    def to_transformers(self) -> Any:
+        """Return the transformers module itself, pruned or not, in eval mode: for what a predictor does not offer."""
+        return self.model
+
     def set_threads(self, threads: int) -> None:
         """Change the intra-op threads of this process."""
         import torch

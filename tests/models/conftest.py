@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from compress.models.families import family
 from compress.models.source import resolve
 from compress.models.torch_io import build_model
 from compress.tasks import create
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `import kinds`
 
 LABELS = {"text_classification": ("bad", "good", "plain"), "token_classification": ("O", "B-X", "I-X")}
 

@@ -181,7 +181,7 @@ def test_resolving_imports_neither_torch_nor_transformers(folder: Path) -> None:
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("architecture", sorted(families()))
+@pytest.mark.parametrize("architecture", sorted(name for name, known in families().items() if known.tasks))
 def test_family_declares_where_things_are(architecture: str, random_model: Callable[..., Any]) -> None:
     from torch import nn
 
@@ -196,3 +196,13 @@ def test_family_declares_where_things_are(architecture: str, random_model: Calla
     assert getattr(model.config, known.config_heads) == 2
     assert getattr(model.config, known.config_intermediate) == 24
     assert getattr(model.config, known.config_hidden) == 16
+
+
+@pytest.mark.parametrize("architecture", sorted(name for name, known in families().items() if not known.tasks))
+def test_a_family_that_no_task_reads_is_refused_with_what_can_be_done_with_it(architecture: str, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": architecture}))
+    with pytest.raises(
+        UnsupportedError, match=f"no task reads models of type '{architecture}'.*compress.models.surgery"
+    ):
+        resolve(Model(path=str(folder)))
