@@ -31,6 +31,8 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
             "token_classification_schema": schemas.TokenClassification,
         },
         "finetune": {"schema": schemas.Finetune},
+        "prune": {"schema": schemas.Prune},
+        "vocabulary": {"schema": schemas.Vocabulary},
         "distill": {"schema": schemas.Distill},
         "export": {"schema": schemas.Export},
         "quantize": {"dynamic_schema": schemas.DynamicQuantization},
@@ -44,7 +46,7 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
 )
 """Schemas of each group by the name that the option files build on."""
 
-STEP_GROUPS = ("finetune", "distill", "export", "quantize")
+STEP_GROUPS = ("finetune", "prune", "vocabulary", "distill", "export", "quantize")
 """Groups whose nodes may stand in ``steps``."""
 
 NEEDS_ONNX = (schemas.DynamicQuantization,)

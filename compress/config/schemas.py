@@ -22,6 +22,9 @@ __all__ = [
     "HubData",
     "MLflow",
     "Model",
+    "Prune",
+    "PruneRatio",
+    "PruneTarget",
     "RandomModel",
     "Store",
     "Student",
@@ -32,6 +35,7 @@ __all__ = [
     "Tracker",
     "Training",
     "TweetsData",
+    "Vocabulary",
 ]
 
 
@@ -174,7 +178,7 @@ class Finetune(Training):
 class Student:
     """The student's architecture and where its weights come from."""
 
-    layers: int = option(3, "transformer layers of the student", minimum=1)
+    layers: int | None = option(3, "transformer layers of the student; null keeps all of its source's", minimum=1)
     initialise_from: list[int] | None = option(
         None, "teacher layers copied into the student, in order; null picks by layer_choice", minimum=0
     )
@@ -202,6 +206,88 @@ class Distill(Training):
     student: Student = option(Student(), "the student")
     temperature: float = option(2.0, "softens both distributions", above=0)
     weights: DistillWeights = option(DistillWeights(), "weights of the loss terms")
+
+
+@dataclass
+class PruneRatio:
+    """Share of a dimension that goes, over all layers; null leaves it whole."""
+
+    heads: float | None = option(None, "share of the attention heads that go", minimum=0, maximum=0.99)
+    neurons: float | None = option(None, "share of the feed-forward neurons that go", minimum=0, maximum=0.99)
+    layers: float | None = option(None, "share of the layers that go", minimum=0, maximum=0.99)
+    hidden: float | None = option(None, "share of the hidden width that goes", minimum=0, maximum=0.95)
+
+
+@dataclass
+class PruneTarget:
+    """What pruning is to reach: ratio, params, macs, size, speedup or latency_ms, exactly one of them."""
+
+    ratio: PruneRatio = option(PruneRatio(), "share of each dimension that goes")
+    params: float | None = option(None, "parameters that stay; below 1 a share of the source's", above=0)
+    macs: float | None = option(None, "multiply-accumulates that stay at shape; below 1 a share", above=0)
+    size: float | None = option(None, "bytes of weights that stay in fp32; below 1 a share", above=0)
+    speedup: float | None = option(None, "times faster than the source at shape, measured", minimum=1)
+    latency_ms: float | None = option(None, "milliseconds at shape, measured", above=0)
+    shape: str = option("1x32", "BATCHxTOKENS of macs, speedup and latency_ms")
+    runtime: str = option("onnxruntime", "what speedup and latency_ms are measured in", choices=["onnxruntime"])
+    threads: int | None = option(None, "threads of speedup and latency_ms; null is all cores", minimum=1)
+    tolerance: float = option(0.03, "relative miss after which a measured target is corrected once", above=0)
+
+
+@dataclass
+class Prune:
+    """Remove heads, feed-forward neurons, layers and hidden width; without training."""
+
+    target: PruneTarget = option(PruneTarget(), "what to reach")
+    importance: str = option(
+        "ziplm",
+        "what decides who goes: ziplm and kwon are second-order and repair what stays",
+        choices=[
+            "ziplm",
+            "kwon",
+            "random",
+            "magnitude_l1",
+            "magnitude_l2",
+            "taylor",
+            "fisher",
+            "activation",
+            "activation_variance",
+        ],
+    )
+    allocation: str = option(
+        "search",
+        "how removal is spread over layers: search is optimal for the importance, lagrangian nearly so",
+        choices=["search", "lagrangian", "global", "uniform"],
+    )
+    compensate: str = option(
+        "auto",
+        "repair of what stays, on calibration rows; auto is what the importance's authors do, else none",
+        choices=["auto", "none", "bias", "masks", "least_squares"],
+    )
+    calibration_rows: int = option(1024, "training rows that importance and repair look at", minimum=8)
+    batch_size: int = option(32, "calibration rows per batch", minimum=1)
+    multiple: int = option(16, "feed-forward and hidden widths are multiples of this", minimum=1)
+    least_heads: int = option(1, "heads that stay in a layer at least", minimum=1)
+    max_metric_drop: float | None = option(
+        None, "gate: validation metric that may be lost against the source; null is off", minimum=0
+    )
+
+
+@dataclass
+class Vocabulary:
+    """Remove tokens that the training texts do not use, and other bytes that a small encoder does not need."""
+
+    tokens: int | None = option(
+        None,
+        "most frequent training tokens that stay beside characters and special tokens; null is all seen",
+        minimum=1,
+    )
+    positions: bool = option(True, "drop rows of the position table beyond model.max_length")
+    fold_token_types: bool = option(True, "add the first token type into the positions, where texts come alone")
+    rank: int | None = option(None, "factorize the token embedding to this rank (SVD); null is off", minimum=1)
+    max_metric_drop: float | None = option(
+        0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
+    )
 
 
 @dataclass

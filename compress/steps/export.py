@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compress.models.source import SourceModel
     from compress.tasks.base import Features
 
-__all__ = ["ExportStep", "export_graph"]
+__all__ = ["ExportStep", "export_graph", "input_names"]
 
 _LOUD = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
 
@@ -84,7 +84,7 @@ class ExportStep(Step[Export]):
         torch.set_num_threads(1)  # one thread sums in one order, so the recorded difference is reproducible
         try:
             expected = _torch_logits(model, context, features, tokenizer)
-            names = _input_names(model, features)
+            names = input_names(model, features)
             graph = export_graph(model, names, config.opset, context.scratch)
         finally:
             torch.set_num_threads(threads)
@@ -206,7 +206,7 @@ def compare(
     }
 
 
-def _input_names(model: Any, features: Features) -> tuple[str, ...]:
+def input_names(model: Any, features: Features) -> tuple[str, ...]:
     """Return the inputs that the model takes and the rows give; token types only where they tell two texts apart."""
     accepted = inspect.signature(model.forward).parameters
     given = features.inputs[0]

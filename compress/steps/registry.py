@@ -29,6 +29,12 @@ _BUILT_IN: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         # kind: (config type, module of the step, class)
         "source": ("compress.steps.source:SourceConfig", "compress.steps.source", "SourceStep"),
         "finetune": ("compress.config.schemas:Finetune", "compress.steps.finetune", "FinetuneStep"),
+        "prune": ("compress.config.schemas:Prune", "compress.steps.prune.step", "PruneStep"),
+        "vocabulary": (
+            "compress.config.schemas:Vocabulary",
+            "compress.steps.prune.vocabulary_step",
+            "VocabularyStep",
+        ),
         "distill": ("compress.config.schemas:Distill", "compress.steps.distill", "DistillStep"),
         "export": ("compress.config.schemas:Export", "compress.steps.export", "ExportStep"),
         "quantize": (

@@ -10,12 +10,23 @@ from typing import Any
 import pytest
 
 from compress.checkpoint import Checkpoint, open_checkpoint
-from compress.config.schemas import Distill, DynamicQuantization, Export, Finetune, Student
+from compress.config.schemas import (
+    Distill,
+    DynamicQuantization,
+    Export,
+    Finetune,
+    Prune,
+    PruneTarget,
+    Student,
+    Vocabulary,
+)
 from compress.errors import CompressError
 from compress.steps.registry import step_for, step_kinds
 
 CONFIGS: dict[str, Any] = {
     "finetune": Finetune(epochs=1, batch_size=16, learning_rate=1e-3),
+    "prune": Prune(PruneTarget(macs=0.6), calibration_rows=32, multiple=8),
+    "vocabulary": Vocabulary(max_metric_drop=None),
     "distill": Distill(epochs=1, batch_size=16, learning_rate=1e-3, student=Student(layers=1)),
     "export": Export(check_rows=8),
     "quantize": DynamicQuantization(max_metric_drop=None),

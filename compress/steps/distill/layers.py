@@ -26,10 +26,10 @@ def chosen_layers(student: Student, layers: int) -> tuple[int, ...]:
     ConfigError
         More layers than there are, or a list of the wrong length or with a layer out of range.
     """
-    wanted = student.layers
+    wanted = layers if student.layers is None else student.layers
     if wanted > layers:
         raise ConfigError(
-            f"student.layers={wanted}: the source has {layers} layers, and a student is made from them; "
+            f"student.layers={student.layers}: the source has {layers} layers, and a student is made from them; "
             f"allowed are 1 to {layers}"
         )
     listed = student.initialise_from

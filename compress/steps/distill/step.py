@@ -70,7 +70,7 @@ class DistillStep(Step[Distill]):
 
     def after(self, config: Distill, source: SourceFacts) -> SourceFacts:
         """Return the source's facts with the student's layers."""
-        return replace(super().after(config, source), layers=config.student.layers)
+        return replace(super().after(config, source), layers=len(chosen_layers(config.student, source.layers)))
 
     def run(self, source: Checkpoint | SourceModel, config: Distill, context: Context, out: Writer) -> None:
         """Make the student, compute or reuse the teacher's outputs, train, save the best epoch."""
@@ -141,7 +141,7 @@ def check_teacher(teacher: Checkpoint, source: Checkpoint, config: Distill, cont
             f"token by token; choose a teacher of the same tokenizer"
         )
     if config.weights.hidden > 0:
-        matched_layers(config.student.layers, teacher.layers)
+        matched_layers(len(chosen_layers(config.student, source.layers)), teacher.layers)
 
 
 def _asks_teacher(config: Distill) -> bool:
@@ -160,7 +160,7 @@ def _ask(
 
     kept: tuple[int, ...] = ()
     if config.weights.hidden > 0:
-        kept = matched_layers(config.student.layers, teacher.layers)
+        kept = matched_layers(student.config.num_hidden_layers, teacher.layers)
         _check_width(teacher, student, config, context)
     identity = {
         "teacher": teacher.digest,
