@@ -129,7 +129,9 @@ def learn_gates(
             optimizer.zero_grad()
             (value + penalty).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            history.append({"loss": float(value), "kept": 1 - target - float(excess), "target": 1 - target})
+            history.append(
+                {"loss": float(value.detach()), "kept": 1 - target - float(excess.detach()), "target": 1 - target}
+            )
             if not math.isfinite(history[-1]["loss"]):
                 raise StepError(f"learned gates: the loss is {history[-1]['loss']} at update {update + 1}")
         model.zero_grad(set_to_none=True)
