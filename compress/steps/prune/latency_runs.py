@@ -27,6 +27,8 @@ _WARM_SECONDS = 0.5
 _MEASURED_MS = 100.0
 """Milliseconds of measured runs in a launch; a process differs from its twin by more than runs of one differ."""
 
+_TOKENS = 20
+
 _DISTURBED = 0.1
 """Share of all cores. With one of two cores taken by others, two threads that wait for each other took 4 times as
 long."""
@@ -57,7 +59,7 @@ class Launcher:
     threads : int
         Intra-op threads.
     tokens : int
-        Token ids are below.
+        Made-up token ids are below: any vocabulary has that many, and which rows are looked up hardly matters.
     device : str
         Where it runs.
 
@@ -68,7 +70,7 @@ class Launcher:
     """
 
     def __init__(
-        self, like: Path, batch: int, sequence: int, threads: int, *, tokens: int = 1000, device: str = "cpu"
+        self, like: Path, batch: int, sequence: int, threads: int, *, tokens: int = _TOKENS, device: str = "cpu"
     ) -> None:
         self._like, self._threads, self._device = like, threads, device
         self._shape = {"batch": batch, "sequence": sequence, "tokens": tokens}

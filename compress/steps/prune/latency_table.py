@@ -45,6 +45,9 @@ VERSION = 1
 _RESAMPLES = 100
 """Of rounds, for the standard errors."""
 
+_LEVELS = 16
+"""Of heads, and of widths, that are measured; between them times are interpolated."""
+
 _UNEVEN = 12
 """Uneven structures that are measured beside those of single levels."""
 
@@ -90,7 +93,8 @@ class Setting:
     heads, widths : tuple of int
         The dense structure.
     head_levels, width_levels : tuple of int
-        What was measured, rising; the dense sizes are among them.
+        What there is to choose from, rising up to the dense sizes; the smallest, the largest and some between are
+        measured.
     batch, sequence : int
         Shape of the batch.
     threads : int
@@ -126,6 +130,16 @@ class Setting:
         if min(self.batch, self.sequence, self.threads) < 1:
             raise ConfigError(f"shape {self.batch}x{self.sequence}, threads={self.threads}: each must be 1 or more")
 
+    @property
+    def measured_heads(self) -> tuple[int, ...]:
+        """Numbers of heads that are measured."""
+        return _spread(self.head_levels)
+
+    @property
+    def measured_widths(self) -> tuple[int, ...]:
+        """Widths that are measured."""
+        return _spread(self.width_levels)
+
     def key(self) -> dict[str, Any]:
         """Return all that a table depends on, as JSON has it."""
         from compress.machine import cpu_model, isa, package_version, usable_cores
@@ -134,6 +148,14 @@ class Setting:
         machine = {"cpu": cpu_model(), "isa": isa(), "cores": usable_cores()}
         key: dict[str, Any] = json.loads(canonical_json({**asdict(self), "machine": machine, "packages": packages}))
         return key
+
+
+def _spread(levels: Sequence[int]) -> tuple[int, ...]:
+    """Return some of the levels, the first and the last among them, closer to each other where they are small."""
+    if len(levels) <= _LEVELS:
+        return tuple(levels)
+    places = (len(levels) - 1) * np.linspace(0, 1, _LEVELS) ** 1.5
+    return tuple(levels[at] for at in sorted(set(np.rint(places).astype(int).tolist())))
 
 
 @dataclass(frozen=True)
@@ -156,7 +178,7 @@ class Entry:
 class LatencyTable:
     """Milliseconds of the parts of a model; a `compress.steps.prune.cost.Cost`.
 
-    Between measured levels it interpolates linearly. More heads or a larger width never take less: where measuring
+    Between measured levels it interpolates. More heads or a larger width never take less: where measuring
     says so, the smaller one is given the time of the larger, which no search then chooses before the larger.
 
     Attributes
@@ -273,7 +295,7 @@ def design(setting: Setting) -> list[Structure]:
     structures of all sizes, and some of fewer layers, add what blocks do to each other and what is outside of them.
     """
     layers = len(setting.heads)
-    heads, widths = setting.head_levels, setting.width_levels
+    heads, widths = setting.measured_heads, setting.measured_widths
     few, narrow = _nearest(heads, heads[-1] / 4), _nearest(widths, widths[-1] / 4)
     found: dict[Structure, None] = {(setting.heads, setting.widths): None}
     found |= {((count,) * layers, (narrow,) * layers): None for count in heads}
@@ -331,14 +353,14 @@ def fitted(setting: Setting, launches: Sequence[tuple[Structure, float]]) -> Lat
     resampled = np.array(
         [_solved(terms, np.median(times[:, generator.integers(0, rounds, rounds)], axis=1)) for _ in range(_RESAMPLES)]
     )
-    heads, widths = len(setting.head_levels), len(setting.width_levels)
+    heads, widths = len(setting.measured_heads), len(setting.measured_widths)
     value, error = _sums(coefficients[None], heads)[0], _sums(resampled, heads).std(axis=0)
     entries = [Entry(float(ms), float(spread)) for ms, spread in zip(value, error, strict=True)]
     dense = (setting.heads, setting.widths)
     return LatencyTable(
         setting.key(),
-        dict(zip(setting.head_levels, entries[2 : 2 + heads], strict=True)),
-        dict(zip(setting.width_levels, entries[2 + heads : 2 + heads + widths], strict=True)),
+        dict(zip(setting.measured_heads, entries[2 : 2 + heads], strict=True)),
+        dict(zip(setting.measured_widths, entries[2 + heads : 2 + heads + widths], strict=True)),
         entries[1],
         entries[0],
         float(medians[places[dense]]) if dense in places else float(terms[0] @ coefficients),
@@ -350,8 +372,8 @@ def fitted(setting: Setting, launches: Sequence[tuple[Structure, float]]) -> Lat
 def _terms(setting: Setting, structure: Structure) -> list[float]:
     """Return how often each term is in a structure: rest, layers, steps of heads, steps of width."""
     heads, widths = structure
-    above = [sum(count >= level for count in heads) for level in setting.head_levels[1:]]
-    above += [sum(width >= level for width in widths) for level in setting.width_levels[1:]]
+    above = [sum(count >= level for count in heads) for level in setting.measured_heads[1:]]
+    above += [sum(width >= level for width in widths) for level in setting.measured_widths[1:]]
     return [1.0, float(len(heads)), *map(float, above)]
 
 
@@ -398,7 +420,6 @@ def latency_table(
     cache: Path,
     *,
     seconds: float = 150.0,
-    tokens: int = 1000,
     launch: Callable[[Path], float] | None = None,
 ) -> LatencyTable:
     """Return the latency table of a setting: the one that was kept, or a new one.
@@ -413,8 +434,6 @@ def latency_table(
         Folder of tables.
     seconds
         How long to measure, about.
-    tokens
-        Made-up token ids are below; no more than the model's vocabulary.
     launch
         From a model's path to milliseconds; by default a new process that runs the setting's shape (`Launcher`).
 
@@ -437,7 +456,7 @@ def latency_table(
         launcher = None
         if launch is None:
             shape = setting.batch, setting.sequence
-            launch = launcher = stack.enter_context(Launcher(writer.like, *shape, setting.threads, tokens=tokens))
+            launch = launcher = stack.enter_context(Launcher(writer.like, *shape, setting.threads))
         launched, began = launch, time.monotonic()
         with progress_of("measuring latency", round(seconds), "s") as progress:
             launches = launches_of(

@@ -504,6 +504,22 @@ def test_what_a_table_cannot_know_is_refused(tmp_path: Path) -> None:
         latency_table(setting(heads=(4, 4)), Written, tmp_path, seconds=0, launch=Machine())
 
 
+def test_of_many_levels_some_are_measured_and_the_rest_interpolated(tmp_path: Path) -> None:
+    machine = Machine()
+    many = setting(widths=(1600,) * 3, width_levels=tuple(range(16, 1601, 16)))
+    assert many.measured_widths[0] == 16
+    assert many.measured_widths[-1] == 1600
+    assert 12 <= len(many.measured_widths) <= 16
+    assert len(design(many)) < 50
+
+    class Wide(Written):
+        widths = (1600,) * 3
+
+    table = latency_table(many, Wide, tmp_path, seconds=0, launch=machine)
+    for width in many.width_levels:
+        assert table.total((2, 2), (width, 16)) == pytest.approx(machine.truth((2, 2), (width, 16)), rel=1e-6)
+
+
 def test_rounds_end_in_time_and_go_there_and_back() -> None:
     now = 0.0
 
@@ -611,7 +627,7 @@ def test_a_graph_of_another_architecture_is_refused(exported: tuple[Any, bytes],
 @pytest.mark.slow
 def test_a_tiny_table_is_measured_for_real(exported: tuple[Any, bytes], tmp_path: Path) -> None:
     asked = setting(head_levels=(1, 4), width_levels=(16, 64))
-    table = latency_table(asked, lambda folder: narrow(exported[1], folder), tmp_path / "cache", seconds=1, tokens=50)
+    table = latency_table(asked, lambda folder: narrow(exported[1], folder), tmp_path / "cache", seconds=1)
     assert table.rounds == 4
     assert 0 < table.total((1,), (16,)) <= table.total(HEADS, WIDTHS)
     assert table.total(HEADS, WIDTHS) == pytest.approx(table.dense_ms, rel=0.3)
@@ -633,6 +649,6 @@ def test_a_narrowed_checkpoint_opens_and_is_timed_as_torch(checkpoint: Any, tmp_
     for structure in (((2, 2), (64, 64)), ((1, 2), (16, 48)), ((1,), (32,))):
         with open_predictor(writer.write(*structure), threads=1) as predictor:
             assert macs_of_torch(predictor.model, 1, 8, names) == cost.total(*structure)
-    with Launcher(writer.like, 1, 8, 1, tokens=20) as launch:
+    with Launcher(writer.like, 1, 8, 1) as launch:
         assert launch(writer.write((1, 1), (16, 16))) > 0
         assert launch(writer.write((2, 2), (64, 64))) > 0
