@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compress.errors import ConfigError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from compress.steps.prune.importance.gradients import GateGradients
 
-__all__ = ["rearrange", "removal_losses", "search_masks", "search_tables"]
+__all__ = ["rearrange", "removal_losses", "search_masks"]
 
 
 def search_masks(scores: Scores, costs: Costs, budget: float) -> Masks:
@@ -67,7 +67,8 @@ def removal_losses(scores: Scores) -> tuple[list[torch.Tensor], list[torch.Tenso
     -------
     tuple of list of torch.Tensor
         For heads and for neurons, per layer, ``[structures + 1]``: entry k is the sum of all but the k highest scores.
-        What a search over measured latencies minimises; of scores without a common unit the `normalized` ones.
+        With measured costs of each number, what a search over both chooses from. Scores without a common unit are
+        `normalized` first.
     """
     import torch
 
@@ -77,58 +78,6 @@ def removal_losses(scores: Scores) -> tuple[list[torch.Tensor], list[torch.Tenso
 
     units = scores.normalized() if scores.unit == "own" else scores
     return [losses(one) for one in units.heads], [losses(one) for one in units.neurons]
-
-
-def search_tables(scores: Scores, heads: Mapping[int, float], neurons: Mapping[int, float], budget: float) -> Masks:
-    """Return masks under a budget of measured costs that depend on the number kept in a layer.
-
-    Minimises ``lost score + price cost`` in every layer and kind by itself; the lowest price that meets the budget is
-    found by bisection (Everett's Lagrange multipliers), and what is then left is spent, single layer by single layer,
-    on the best step up that still fits.
-
-    Parameters
-    ----------
-    scores
-        In units of the loss.
-    heads, neurons
-        Cost of one layer's attention by heads kept, and of its feed-forward part by neurons kept, milliseconds for
-        instance. Only these numbers are chosen.
-    budget
-        What all layers may cost together, in the same unit.
-
-    Raises
-    ------
-    ConfigError
-        Even the cheapest entries do not fit, or the scores are not in units of the loss.
-    """
-    if scores.unit != "loss":
-        raise ConfigError("mask search sums scores of heads and neurons; use a criterion in units of the loss: fisher")
-    lost = removal_losses(scores)
-    options = [
-        [(count, cost, float(one[count])) for count, cost in sorted(table.items()) if count < one.numel()]
-        for table, losses in ((heads, lost[0]), (neurons, lost[1]))
-        for one in losses
-    ]
-    cheapest = sum(min(cost for _, cost, _ in choices) for choices in options)
-    if cheapest > budget:
-        raise ConfigError(f"pruning to a cost of {budget:g}: the smallest widths measured cost {cheapest:g} already")
-
-    def at(price: float) -> list[tuple[int, float, float]]:
-        return [min(choices, key=lambda one: (one[2] + price * one[1], one[1])) for choices in options]
-
-    low, high = 0.0, 1e-12
-    while _cost(at(high)) > budget and high < 1e30:
-        high *= 10
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _cost(at(middle)) > budget else (low, middle)
-    chosen = at(high) if _cost(at(0.0)) > budget else at(0.0)
-    chosen = _spend(chosen, options, budget)
-    layers = len(scores.heads)
-    return Masks(
-        [top_mask(one, choice[0]) for one, choice in zip(scores.heads, chosen[:layers], strict=True)],
-        [top_mask(one, choice[0]) for one, choice in zip(scores.neurons, chosen[layers:], strict=True)],
-    )
 
 
 def rearrange(masks: Masks, gradients: GateGradients) -> Masks:
@@ -179,26 +128,3 @@ def _split(mask: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tenso
     import torch
 
     return list(torch.split(mask, [one.numel() for one in like]))
-
-
-def _cost(chosen: Sequence[tuple[int, float, float]]) -> float:
-    return sum(cost for _, cost, _ in chosen)
-
-
-def _spend(
-    chosen: list[tuple[int, float, float]], options: list[list[tuple[int, float, float]]], budget: float
-) -> list[tuple[int, float, float]]:
-    """Take the step up with the most score per cost that still fits, until none does."""
-    chosen, left = list(chosen), budget - _cost(chosen)
-    while True:
-        steps = [
-            ((old[2] - new[2]) / max(new[1] - old[1], 1e-30), place, new)
-            for place, (old, choices) in enumerate(zip(chosen, options, strict=True))
-            for new in choices
-            if new[2] < old[2] and new[1] - old[1] <= left
-        ]
-        if not steps:
-            return chosen
-        _, place, new = max(steps, key=lambda step: (step[0], -step[1]))
-        left -= new[1] - chosen[place][1]
-        chosen[place] = new

@@ -58,10 +58,17 @@ class ModuleDatabase:
         By level: ``E |W x - W' x|^2 / E |W x|^2`` over the calibration tokens, means excepted (the bias takes them up)
         and damping included; not rising with the level.
     losses : dict of int to float
-        By level, what the loss rises by to second order, in its units per example:
-        ``tr(C dW H dW^T) / 2`` times the tokens per example that C sums over; 0 without a `Sensitivity`.
+        By level, what the loss rises by to second order, per example and in the units of the loss that the
+        `Sensitivity` was taken of: ``tr(C dW H dW^T) / 2``. Can be summed over modules and compared between them. 0
+        without a `Sensitivity`.
     order : tuple of int
         Structures, first to leave first.
+    width : int
+        Columns per structure.
+    weight, bias : torch.Tensor
+        Of the module as it was, ``[out, in]`` and ``[out]``; float64 on the CPU, as are the next. No bias: None.
+    hessian, mean : torch.Tensor
+        Damped covariance, ``[in, in]``, and mean, ``[in]``, of its inputs.
     """
 
     levels: tuple[int, ...]

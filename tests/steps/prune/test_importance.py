@@ -28,7 +28,7 @@ from compress.steps.prune.importance import (
 )
 from compress.steps.prune.importance.gates import gated, outputs_of
 from compress.steps.prune.importance.gradients import GateGradients, gate_gradients
-from compress.steps.prune.mask_search import rearrange, removal_losses, search_masks, search_tables
+from compress.steps.prune.mask_search import rearrange, removal_losses, search_masks
 
 LAYERS, HEADS, SIZE, WIDTH = 2, 4, 4, 12
 DATA_DRIVEN = ("taylor", "fisher", "activation", "activation_variance")
@@ -251,23 +251,6 @@ def test_mask_search_finds_the_best_masks_there_are(seed: int, budget: int) -> N
 def test_mask_search_refuses_scores_without_a_common_unit() -> None:
     with pytest.raises(ConfigError, match="fisher"):
         search_masks(some_scores(0, "own"), Costs(1, 1), 3)
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 99), budget=st.floats(2, 14))
-def test_a_search_over_measured_tables_meets_the_budget_with_the_widths_measured(seed: int, budget: float) -> None:
-    tables = {0: 0.0, 2: 1.4, 4: 2.0}, {0: 0.1, 4: 2.5, 8: 2.0, 12: 3.0}
-    masks = search_tables(some_scores(seed), *tables, budget)
-    cost = sum(tables[0][heads] + tables[1][neurons] for heads, neurons in masks.counts)
-    assert cost <= budget
-    assert all(neurons != 4 for _, neurons in masks.counts)  # dearer than 8, and worse
-    dearer = [tables[0][4] + tables[1][12]] * LAYERS
-    assert budget < sum(dearer) or masks.counts == [(4, 12)] * LAYERS
-
-
-def test_a_budget_below_every_width_measured_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="4"):
-        search_tables(some_scores(0), {4: 1.0}, {12: 1.0}, 3.5)
 
 
 def test_removal_losses_sum_what_is_not_kept() -> None:
