@@ -503,12 +503,12 @@ def meet(
     measure: Callable[[Found], float],
     *,
     tolerance: float = 0.03,
-    corrections: int = 1,
+    corrections: int = 3,
 ) -> Met[Found]:
     """Find a structure for a budget, measure it, and correct the budget where it missed.
 
     Predictions are never quite what is measured in the end. The budget that is given to `find` is corrected by the
-    secant through what the attempts so far were predicted and measured to cost, the first time through the origin:
+    secant through what the two nearest attempts were predicted and measured to cost, the first time through the origin:
     ``budget ← target · predicted / measured``. With equal measurements the result is the same.
 
     Parameters
@@ -566,10 +566,11 @@ def meet(
 
 
 def _corrected(target: float, attempts: Sequence[Mapping[str, Any]]) -> float:
-    """Return the prediction at which the target would be measured, by the secant of the last two attempts."""
-    last = attempts[-1]
+    """Return the prediction at which the target would be measured, by the secant of the two attempts nearest to it."""
+    nearest = sorted(attempts, key=lambda facts: abs(math.log(facts["measured"] / target)))
+    last = nearest[0]
     if len(attempts) > 1:
-        before = attempts[-2]
+        before = nearest[1]
         rise = last["measured"] - before["measured"]
         run = last["predicted"] - before["predicted"]
         if rise * run > 0:
