@@ -231,7 +231,7 @@ class PruneTarget:
     shape: str = option("1x32", "BATCHxTOKENS of macs, speedup and latency_ms")
     runtime: str = option("onnxruntime", "what speedup and latency_ms are measured in", choices=["onnxruntime"])
     threads: int | None = option(None, "threads of speedup and latency_ms; null is all cores", minimum=1)
-    tolerance: float = option(0.03, "relative miss above which a measured target is corrected, up to three times", above=0)
+    tolerance: float = option(0.03, "relative miss above which a measured target is corrected, thrice at most", above=0)
 
 
 @dataclass
