@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from compress.errors import UnsupportedError
+
 if TYPE_CHECKING:
     import pandas as pd
     import torch
@@ -104,6 +106,30 @@ class Task(ABC):
         self, logits: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
         """Return the logits that a student must match, ``[N, classes]``: all of them, or the labelled tokens'."""
+
+    def aligned(self, features: Features, others: Features) -> list[np.ndarray] | None:
+        """Return which units of equal rows under two tokenizers are the same.
+
+        Parameters
+        ----------
+        features, others
+            The same rows from `encode`, each with a tokenizer of its own.
+
+        Returns
+        -------
+        list of numpy.ndarray or None
+            Per row int64 ``[common, 2]``: the token of `features` and that of `others` that carry the prediction of
+            one unit; units that truncation took from either are left out. None where a row is the unit.
+
+        Raises
+        ------
+        UnsupportedError
+            If the task does not say so.
+        """
+        raise UnsupportedError(
+            f"task {self.name}: what tokens of two tokenizers have in common is not known (Task.aligned), so a teacher "
+            f"must have its student's tokenizer"
+        )
 
     # --- judging -------------------------------------------------------------------------------
 

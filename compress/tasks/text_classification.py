@@ -73,6 +73,10 @@ class TextClassificationTask(Task):
         """Return the logits as they are: every row carries a prediction."""
         return logits
 
+    def aligned(self, features: Features, others: Features) -> list[np.ndarray] | None:
+        """Return None: a row is the unit, however it is tokenized."""
+        return None
+
     def unbatch(self, logits: np.ndarray, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return one array ``[classes]`` per row."""
         return list(logits)

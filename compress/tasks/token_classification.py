@@ -99,6 +99,15 @@ class TokenClassificationTask(Task):
         """Return the logits of labelled tokens, ``[N, classes]``."""
         return logits[labels != IGNORED]
 
+    def aligned(self, features: Features, others: Features) -> list[np.ndarray] | None:
+        """Return per row the first pieces of the words that both have, ``[words, 2]``."""
+        pairs = []
+        for row in range(len(features)):
+            ours, theirs = _first_pieces(features, row), _first_pieces(others, row)
+            common = [(place, theirs[word]) for word, place in ours.items() if word in theirs]
+            pairs.append(np.asarray(common, dtype=np.int64).reshape(-1, 2))
+        return pairs
+
     def unbatch(self, logits: np.ndarray, batch: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return ``[tokens, classes]`` per row, padding removed."""
         lengths = batch["attention_mask"].sum(axis=1)
@@ -107,10 +116,9 @@ class TokenClassificationTask(Task):
     def _tags(self, logits: Sequence[np.ndarray], features: Features) -> list[list[str]]:
         """Return a tag for every word; ``O`` for words that truncation cut off."""
         tagged = []
-        for row, marks, reference in zip(logits, features.labels, features.references or [], strict=True):
+        for number, (row, reference) in enumerate(zip(logits, features.references or [], strict=True)):
             tags = ["O"] * reference["words"]
-            positions = [position for position, mark in enumerate(marks) if mark != IGNORED]
-            for position, word in zip(positions, reference["word_of"], strict=True):
+            for word, position in _first_pieces(features, number).items():
                 tags[word] = self.labels[int(row[position].argmax())]
             tagged.append(tags)
         return tagged
@@ -191,9 +199,7 @@ class TokenClassificationTask(Task):
 
     def _word_scores(self, row: np.ndarray, features: Features, number: int, words: int) -> list[float]:
         scores = [0.0] * words
-        positions = [p for p, mark in enumerate(features.labels[number]) if mark != IGNORED]
-        word_of = (features.references or [])[number]["word_of"]
-        for position, word in zip(positions, word_of, strict=True):
+        for word, position in _first_pieces(features, number).items():
             shifted = np.exp(row[position].astype(np.float64) - row[position].max())
             scores[word] = float(shifted.max() / shifted.sum())
         return scores
@@ -207,6 +213,12 @@ def _first_words(word_ids: Sequence[int | None]) -> list[int]:
             found.append(word)
         previous = word
     return found
+
+
+def _first_pieces(features: Features, row: int) -> dict[int, int]:
+    """Return the token of the first piece of each word that has one and was not cut off."""
+    positions = [position for position, mark in enumerate(features.labels[row]) if mark != IGNORED]
+    return dict(zip((features.references or [])[row]["word_of"], positions, strict=True))
 
 
 def _words(item: str | Sequence[str]) -> list[tuple[str, int, int]]:

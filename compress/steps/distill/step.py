@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.config.schemas import Distill
@@ -15,6 +14,8 @@ from compress.steps.distill.layers import chosen_layers, matched_layers
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint, Writer
     from compress.models.source import SourceModel
+    from compress.steps.distill.alignment import AlignedOutputs
+    from compress.steps.distill.teacher import TeacherOutputs
     from compress.tasks.base import Features
 
 __all__ = ["DistillStep"]
@@ -27,7 +28,8 @@ class DistillStep(Step[Distill]):
 
     The student is made from the step's source. Its teacher is that source too, or the checkpoint of the earlier step
     that `teacher` names: after pruning, ``distill.teacher=finetune`` makes the student from the pruned model and has
-    the unpruned one teach.
+    the unpruned one teach. Where its vocabulary was pruned, the two tokenizers differ: the teacher then reads the rows
+    by its own, and its logits are matched row by row or word by word, as the task says (`Task.aligned`).
     """
 
     kind: ClassVar[str] = "distill"
@@ -76,6 +78,7 @@ class DistillStep(Step[Distill]):
         """Make the student, compute or reuse the teacher's outputs, train, save the best epoch."""
         from compress.checkpoint import Checkpoint
         from compress.models.torch_io import load_model, load_tokenizer, save_model, student_of
+        from compress.steps.distill.alignment import AlignedOutputs
         from compress.steps.distill.losses import distillation_loss
         from compress.training import reproducible, train
 
@@ -92,7 +95,10 @@ class DistillStep(Step[Distill]):
             student = student_of(load_model(source), list(layers))
             extras = None
             if _asks_teacher(config):
-                extras = _ask(teacher, student, features, tokenizer, config, context).batch
+                outputs = _ask(teacher, source, student, features, tokenizer, config, context)
+                extras = outputs.batch
+                if isinstance(outputs, AlignedOutputs):
+                    out.facts["matched_with_teacher"] = round(outputs.share_of(features), 6)
         log.info(
             "%s: a student of %d layers, which begin as layers %s of %d",
             *(context.name, len(layers), ", ".join(map(str, layers)), source.layers),
@@ -135,12 +141,13 @@ def check_teacher(teacher: Checkpoint, source: Checkpoint, config: Distill, cont
             f"{context.name}.teacher={name}: its labels are {list(teacher.labels)[:8]}, the task's are "
             f"{list(context.task.labels)[:8]}; a teacher must know the same labels in the same order"
         )
-    if teacher.digest != source.digest and _tokenizer_bytes(teacher.path) != _tokenizer_bytes(source.path):
-        raise ConfigError(
-            f"{context.name}.teacher={name}: its tokenizer is not the student's, so its answers cannot be matched "
-            f"token by token; choose a teacher of the same tokenizer"
-        )
     if config.weights.hidden > 0:
+        if not _reads_alike(teacher, source):
+            raise ConfigError(
+                f"{context.name}.weights.hidden={config.weights.hidden:g}: the tokenizer of the teacher {name} is not "
+                f"the student's, so hidden states cannot be matched token by token; set weights.hidden=0, or choose a "
+                f"teacher of the same tokenizer"
+            )
         matched_layers(len(chosen_layers(config.student, source.layers)), teacher.layers)
 
 
@@ -149,12 +156,19 @@ def _asks_teacher(config: Distill) -> bool:
 
 
 def _ask(
-    teacher: Checkpoint, student: Any, features: Features, tokenizer: Any, config: Distill, context: Context
-) -> Any:
+    teacher: Checkpoint,
+    source: Checkpoint,
+    student: Any,
+    features: Features,
+    tokenizer: Any,
+    config: Distill,
+    context: Context,
+) -> TeacherOutputs | AlignedOutputs:
     """Return the teacher's outputs on the training rows, from the cache if they are there."""
     from importlib.metadata import version
 
-    from compress.models.torch_io import load_model
+    from compress.models.torch_io import load_model, load_tokenizer
+    from compress.steps.distill.alignment import AlignedOutputs
     from compress.steps.distill.teacher import teacher_outputs
     from compress.tasks.padding import padding_of
 
@@ -162,23 +176,30 @@ def _ask(
     if config.weights.hidden > 0:
         kept = matched_layers(student.config.num_hidden_layers, teacher.layers)
         _check_width(teacher, student, config, context)
+    read, its = features, tokenizer
+    if not _reads_alike(teacher, source):
+        its = load_tokenizer(teacher.path)
+        read = context.task.encode(context.data.train, its, context.max_length)
     identity = {
         "teacher": teacher.digest,
+        "tokenizer": _tokenizer_digest(teacher),
         "data": context.data.fingerprint,
         "max_length": context.max_length,
         "transformers": version("transformers"),
         "tokenizers": version("tokenizers"),
     }
-    return teacher_outputs(
+    outputs = teacher_outputs(
         lambda: load_model(teacher),
         context.task,
-        features,
-        padding_of(tokenizer),
+        read,
+        padding_of(its),
         keep_layers=kept,
         identity=identity,
         cache=context.cache,
         device=context.device,
     )
+    pairs = None if read is features else context.task.aligned(features, read)
+    return outputs if pairs is None else AlignedOutputs(outputs, pairs)
 
 
 def _check_width(teacher: Checkpoint, student: Any, config: Distill, context: Context) -> None:
@@ -192,6 +213,11 @@ def _check_width(teacher: Checkpoint, student: Any, config: Distill, context: Co
         )
 
 
-def _tokenizer_bytes(path: Path) -> bytes:
-    file = path / "tokenizer.json"
-    return file.read_bytes() if file.is_file() else b""
+def _reads_alike(teacher: Checkpoint, source: Checkpoint) -> bool:
+    """Whether two checkpoints split every text into the same tokens, numbered alike."""
+    return teacher.digest == source.digest or _tokenizer_digest(teacher) == _tokenizer_digest(source)
+
+
+def _tokenizer_digest(checkpoint: Checkpoint) -> str:
+    """Return the SHA-256 of its tokenizer.json."""
+    return str(checkpoint.manifest.files["tokenizer.json"])

@@ -68,7 +68,7 @@ class TeacherOutputs:
         padded
             Tokens that the batch is padded to.
         """
-        starts = self._starts
+        starts = self.starts
         classes = self.logits.shape[1]
         found: dict[str, np.ndarray] = {}
         if self.per_token:
@@ -87,7 +87,8 @@ class TeacherOutputs:
         return found
 
     @property
-    def _starts(self) -> np.ndarray:
+    def starts(self) -> np.ndarray:
+        """Where each row's tokens begin among those of all rows, and last where they end: ``[rows + 1]``."""
         if "starts" not in self.__dict__:
             self.__dict__["starts"] = np.concatenate([[0], np.cumsum(self.lengths)])
         starts: np.ndarray = self.__dict__["starts"]
