@@ -3,7 +3,8 @@
 
     python experiments/summarise.py STUDY SWEEP_DIR
 
-STUDY is a folder here, SWEEP_DIR what `python -m compress +experiment=STUDY -m` left.
+STUDY is a folder here, SWEEP_DIR what `python -m compress +experiment=STUDY -m` left. A study of several seeds is put
+together over them: results.csv has a row per setting, and the figures are seeds.png, and results.parquet as it was.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import pandas as pd
 from compress import results
 from compress.errors import CompressError, DataError
 from compress.results.frame import shapes_of
-from compress.results.plots import write_sweep_plots
+from compress.results.plots import plot_seeds, write_sweep_plots
+from compress.results.plots.style import save
+from compress.results.seeds import settings_of
 
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
@@ -47,6 +50,8 @@ def summarise(study: Path, sweep: Path) -> list[Path]:
     broken = frame[~frame["status"].isin(["done", "budget missed", "equal"])]
     if len(broken):
         raise DataError(f"{sweep}: {len(broken)} jobs are not done ({', '.join(broken['run'])}); run the sweep again")
+    if frame["seed"].nunique() > 1:
+        return _summarise_seeds(study, frame, text)
     if frame["group"].nunique() > 1:
         raise DataError(f"{sweep}: {frame['group'].nunique()} groups with baselines of their own; a study has one")
     variants = results.variants(frame)
@@ -54,10 +59,46 @@ def summarise(study: Path, sweep: Path) -> list[Path]:
     columns = [name for name in variants if variants[name].notna().any() and not name.startswith("quantiles_ms.")]
     variants[["name", *(name for name in columns if name != "name")]].to_csv(study / "results.csv", index=False)
     frame.to_parquet(study / "results.parquet", index=False)
-    table = f"{BEGIN}\n\n{_table(variants)}\n\n{END}"
-    readme.write_text(text[: text.index(BEGIN)] + table + text[text.index(END) + len(END) :], encoding="utf-8")
+    readme.write_text(_replaced(text, _table(variants)), encoding="utf-8")
     figures = write_sweep_plots(frame, study)
     return [study / "results.csv", study / "results.parquet", readme, *figures]
+
+
+def _summarise_seeds(study: Path, frame: pd.DataFrame, text: str) -> list[Path]:
+    """Write what a setting loses over its seeds, the best first at each level of the number that was swept."""
+    table = results.over_seeds(frame)
+    numbers, names = [], []
+    for name in settings_of(frame):
+        (numbers if pd.to_numeric(table[name], errors="coerce").notna().sum() > len(table) / 2 else names).append(name)
+    table.to_csv(study / "results.csv", index=False, float_format="%.6g")
+    frame.to_parquet(study / "results.parquet", index=False)
+    rows = table[table["role"] != "baseline"].sort_values(
+        [*numbers, "metric_difference_mean"], ascending=[False] * (len(numbers) + 1), kind="stable"
+    )
+    heads = [*(name.removeprefix("override.") for name in [*numbers, *names]), "times fewer MACs"]
+    heads += ["test, points: mean ± sd", "worst seed", "best seed", "validation, points: mean ± sd", "seeds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for _, row in rows.iterrows():
+        cells = [
+            *(str(row[name]) for name in [*numbers, *names]),
+            f"{row['macs_ratio']:.2f}",
+            *(
+                f"{100 * row[f'{split}_difference_mean']:+.2f} ± {100 * row[f'{split}_difference_sd']:.2f}"
+                for split in ("metric", "validation")
+            ),
+        ]
+        low, high = (f"{100 * row[f'metric_difference_{end}']:+.2f}" for end in ("low", "high"))
+        lines.append(f"| {' | '.join([*cells[:-1], low, high, cells[-1], str(row['seeds'])])} |")
+    readme = study / "README.md"
+    readme.write_text(_replaced(text, "\n".join(lines)), encoding="utf-8")
+    written = [study / "results.csv", study / "results.parquet", readme]
+    if names and rows["macs_ratio"].nunique() > 1:
+        written.append(save(plot_seeds(table, x="macs_ratio", series=names[0]), study / "seeds.png"))
+    return written
+
+
+def _replaced(text: str, table: str) -> str:
+    return f"{text[: text.index(BEGIN)]}{BEGIN}\n\n{table}\n\n{text[text.index(END) :]}"
 
 
 def _table(variants: pd.DataFrame) -> str:

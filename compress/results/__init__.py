@@ -24,10 +24,12 @@ if TYPE_CHECKING:
         plot_latency,
         plot_pareto,
         plot_path,
+        plot_seeds,
         plot_sensitivity,
         plot_size,
         plot_tradeoff,
     )
+    from compress.results.seeds import over_seeds
     from compress.results.selection import artifacts, failed, names, variants
 
 __all__ = [
@@ -38,10 +40,12 @@ __all__ = [
     "frame_of",
     "load",
     "names",
+    "over_seeds",
     "pareto",
     "plot_latency",
     "plot_pareto",
     "plot_path",
+    "plot_seeds",
     "plot_sensitivity",
     "plot_size",
     "plot_tradeoff",
@@ -53,6 +57,7 @@ _MODULES = {
     **dict.fromkeys(("frame_of", "load"), "frame"),
     "choose": "choice",
     "compare": "comparison",
+    "over_seeds": "seeds",
     "pareto": "front",
 }
 

@@ -97,6 +97,8 @@ def sections(
         ("Plots", "plots", list(plots)),
         ("Metrics", "table", tables.metrics(record)),
         ("Against the baseline", "table", tables.against_baseline(record)),
+        ("Vocabulary", "table", tables.vocabulary(record)),
+        ("", "text", _missing_texts(record)),
         ("Latency", "table", tables.latency(record)),
         ("Size", "table", tables.size(record)),
         ("Memory", "table", tables.memory(record)),
@@ -114,6 +116,13 @@ def sections(
         ("Configuration", "folded", config or ""),
     ]
     return [section for section in found if (section[2][1] if section[1] == "table" else section[2])]
+
+
+def _missing_texts(record: Mapping[str, Any]) -> list[str]:
+    """Return which texts the table of the vocabulary lacks, and why; nothing where it has all."""
+    entries = [entry for step in (record.get("vocabulary") or {}).values() for entry in step["texts"]]
+    missing = dict.fromkeys(entry["missing"] for entry in entries if "missing" in entry)
+    return [f"No texts of another domain: {reason}" for reason in missing]
 
 
 def _changed(record: Mapping[str, Any], changed: Sequence[tuple[str, str, str]] | None) -> tuple[str, Any]:

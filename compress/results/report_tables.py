@@ -23,6 +23,7 @@ __all__ = [
     "size",
     "steps",
     "training",
+    "vocabulary",
 ]
 
 Record = Mapping[str, Any]
@@ -201,6 +202,29 @@ def training(record: Record) -> Table:
     return ["step", "epoch", "loss", *(f"{name}, validation" for name in names)], lines
 
 
+def vocabulary(record: Record) -> Table:
+    """Return what share of texts kept all their tokens after a vocabulary was pruned, by source of texts."""
+    lines = [
+        [
+            name,
+            f"{step['rows']} of {step['rows_before']}",
+            f"{entry['name']}, {entry['source']}",
+            _count(entry["texts"]),
+            formats.percent(entry["whole"]),
+            formats.percent(entry["tokens"]),
+            f"{entry['pieces_before']:.1f}",
+            f"{entry['pieces_after']:.1f}",
+            _growth(entry["pieces_before"], entry["pieces_after"]),
+            formats.percent(entry["unknown_after"]),
+        ]
+        for name, step in (record.get("vocabulary") or {}).items()
+        for entry in step["texts"]
+        if "missing" not in entry
+    ]
+    header = ["step", "tokens left", "texts", "how many", "kept all their tokens", "tokens kept"]
+    return [*header, "tokens per text before", "after", "growth", "unknown after"], lines
+
+
 def data_facts(record: Record) -> dict[str, Any]:
     """Return what the data was, less its cleaning and its labels."""
     data = {key: value for key, value in (record.get("data") or {}).items() if key not in ("labels", "cleaning")}
@@ -233,6 +257,10 @@ def _probability(value: float | None) -> str:
 
 def _share(value: float | None) -> str | None:
     return None if value is None else formats.percent(value)
+
+
+def _growth(before: float, after: float) -> str:
+    return formats.NOTHING if not before else f"{100 * (after / before - 1):+.1f} %"
 
 
 def _count(value: int | None) -> str:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "results"))
 
 import sample  # noqa: E402 - the made-up records of the tests of results
 
-JOBS = {"pareto": 12}
+JOBS = {"pareto": 12, "pruning_criteria": 81}
 
 
 def jobs_of(study: str, folder: Path) -> list[SweepJob]:
@@ -101,3 +101,18 @@ def test_a_sweep_that_is_not_done_is_no_result(script: ModuleType, study: Path, 
     with pytest.raises(DataError, match="99"):
         script.summarise(study, sweep)
     assert not (study / "results.csv").exists()
+
+
+def test_a_study_of_several_seeds_is_put_together_over_them(script: ModuleType, study: Path, tmp_path: Path) -> None:
+    records = []
+    for seed in (0, 1):
+        for record in sample.sweep_records(layers=(2, 3), options=("int8",), key=f"g{seed}"):
+            record["seed"] = seed
+            record["overrides"] = [*record["overrides"], f"seed={seed}"]
+            records.append(record)
+    written = script.summarise(study, sample.write_sweep(tmp_path / "sweep", records))
+    assert {file.name for file in written} >= {"results.csv", "results.parquet", "README.md"}
+    text = (study / "README.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 6, "three variants of two depths"
+    assert all(line.endswith("| 2 |") for line in rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from compress.results.plots.files import write_plots, write_sweep_plots
 from compress.results.plots.latency import plot_latency
 from compress.results.plots.path import plot_path
+from compress.results.plots.seeds import plot_seeds
 from compress.results.plots.sensitivity import plot_sensitivity
 from compress.results.plots.size import plot_size
 from compress.results.plots.tradeoff import plot_pareto, plot_tradeoff
@@ -17,6 +18,7 @@ __all__ = [
     "plot_latency",
     "plot_pareto",
     "plot_path",
+    "plot_seeds",
     "plot_sensitivity",
     "plot_size",
     "plot_tradeoff",

@@ -1,0 +1,67 @@
+"""Quality over seeds against one setting, a line per value of another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compress.errors import DataError
+from compress.results.plots.style import COLOURS, GREY, MARKERS, new_figure, styled
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_seeds"]
+
+
+@styled
+def plot_seeds(table: pd.DataFrame, *, x: str, series: str, y: str = "metric_difference") -> Figure:
+    """Draw the median over seeds against a column, with a bar from the worst to the best seed.
+
+    Parameters
+    ----------
+    table
+        As `compress.results.over_seeds` returns it; baselines are left out.
+    x
+        Column of numbers, for instance ``macs_ratio``.
+    series
+        Column whose values get a line each, best first in the legend.
+    y
+        One of the columns with a ``_low`` and a ``_high``; in percentage points.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, or there is no row.
+    """
+    missing = [name for name in (x, series, y, f"{y}_low", f"{y}_high") if name not in table]
+    if missing:
+        raise DataError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+    rows = table[table[y].notna() & table[x].notna() & table[series].notna()]
+    rows = rows[rows["role"] != "baseline"]
+    if rows.empty:
+        raise DataError(f"no row has both {x} and {y}")
+    figure = new_figure(6.4, 4.2)
+    axes: Axes = figure.subplots()
+    order = rows.groupby(series)[y].mean().sort_values(ascending=False).index
+    for number, name in enumerate(order):
+        group = rows[rows[series] == name].sort_values(x)
+        middle = 100 * group[y].astype(float)
+        axes.errorbar(
+            group[x].astype(float) * (1 + 0.004 * (number - len(order) / 2)),
+            middle,
+            yerr=[middle - 100 * group[f"{y}_low"].astype(float), 100 * group[f"{y}_high"].astype(float) - middle],
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle="-" if number < len(COLOURS) else "--",
+            markersize=4,
+            linewidth=1.2,
+            capsize=2,
+            label=str(name),
+        )
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.set_xlabel(x.replace("_", " ").replace("macs ratio", "times fewer multiply-accumulates"))
+    axes.set_ylabel(f"{y.replace('_', ' ')}, points")
+    axes.legend(title=series.removeprefix("override."), loc="best")
+    return figure
