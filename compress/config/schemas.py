@@ -28,6 +28,7 @@ __all__ = [
     "RandomModel",
     "Store",
     "Student",
+    "Taught",
     "TensorBoard",
     "TextClassification",
     "TinyData",
@@ -199,13 +200,19 @@ class DistillWeights:
 
 
 @dataclass
-class Distill(Training):
+class Taught(Training):
+    """What every training shares in which a teacher has a part."""
+
+    temperature: float = option(2.0, "softens both distributions", above=0)
+    weights: DistillWeights = option(DistillWeights(), "weights of the loss terms")
+
+
+@dataclass
+class Distill(Taught):
     """Train a smaller student to answer as the teacher does."""
 
     teacher: str | None = option(None, "earlier step whose checkpoint teaches; null is the step's own source")
     student: Student = option(Student(), "the student")
-    temperature: float = option(2.0, "softens both distributions", above=0)
-    weights: DistillWeights = option(DistillWeights(), "weights of the loss terms")
 
 
 @dataclass

@@ -17,10 +17,11 @@ from compress.errors import ConfigError, MachineError
 from compress.models.torch_io import load_model, load_tokenizer
 from compress.steps.base import SourceFacts
 from compress.steps.distill import DistillStep
-from compress.steps.distill.layers import chosen_layers, matched_layers
-from compress.steps.distill.losses import distillation_loss, hidden_loss, logits_loss
-from compress.steps.distill.teacher import teacher_outputs
+from compress.steps.distill.layers import chosen_layers
 from compress.tasks.padding import padding_of
+from compress.training.distillation.losses import distillation_loss, hidden_loss, logits_loss
+from compress.training.distillation.outputs import teacher_outputs
+from compress.training.distillation.teaching import matched_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -236,7 +237,7 @@ def test_equal_distillation_gives_equal_bytes_with_cached_or_fresh_outputs(world
 
 
 def test_labels_alone_need_no_teacher(world: World, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.steps.distill.teacher.teacher_outputs", None)
+    monkeypatch.setattr("compress.training.distillation.outputs.teacher_outputs", None)
     world.run(tuned, Distill(**QUICK, weights=DistillWeights(task=1.0, logits=0.0, hidden=0.0)))
     assert not (world.root / "cache").exists()
 

@@ -15,12 +15,12 @@ from compress.config.schemas import Distill, DistillWeights, Finetune, Student, 
 from compress.data.base import Data
 from compress.errors import ConfigError, UnsupportedError
 from compress.models.torch_io import load_model, load_tokenizer
-from compress.steps.distill import step as distill_step
-from compress.steps.distill.alignment import AlignedOutputs
-from compress.steps.distill.losses import distillation_loss, logits_loss
 from compress.tasks import create
 from compress.tasks.base import IGNORED, Task
 from compress.tasks.padding import padding_of
+from compress.training.distillation.alignment import AlignedOutputs
+from compress.training.distillation.losses import distillation_loss, logits_loss
+from compress.training.distillation.teaching import ask_teacher
 
 if TYPE_CHECKING:
     from .conftest import World
@@ -64,7 +64,20 @@ def asked(world: World, teacher: Checkpoint, student: Checkpoint, **changes: Any
     tokenizer = load_tokenizer(student.path)
     features = context.task.encode(context.data.train, tokenizer, context.max_length)
     model, config = load_model(student), Distill(**QUICK)
-    return features, distill_step._ask(teacher, student, model, features, tokenizer, config, context)
+    found = ask_teacher(
+        teacher,
+        student,
+        model,
+        features,
+        context.task,
+        context.data,
+        config,
+        max_length=context.max_length,
+        device="cpu",
+        cache=context.cache,
+        where="distill",
+    )
+    return features, found
 
 
 def test_a_text_is_answered_as_the_teacher_reads_it(world: World, tuned: Checkpoint) -> None:

@@ -1,11 +1,11 @@
-"""Which layers a student takes from its source, and which teacher layers it is compared with."""
+"""Which layers a student takes from its source."""
 
 from __future__ import annotations
 
 from compress.config.schemas import Student
 from compress.errors import ConfigError
 
-__all__ = ["chosen_layers", "matched_layers"]
+__all__ = ["chosen_layers"]
 
 
 def chosen_layers(student: Student, layers: int) -> tuple[int, ...]:
@@ -53,25 +53,3 @@ def chosen_layers(student: Student, layers: int) -> tuple[int, ...]:
     if wanted == 1:
         return (0,)
     return tuple(j * (layers - 1) // (wanted - 1) for j in range(wanted))
-
-
-def matched_layers(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
-    """Return for each student layer the teacher layer, counted from 0, whose output it is to reproduce.
-
-    The end of student layer ``j`` is matched with the end of teacher layer ``(j + 1) L / l``, rounded half up:
-    both have then done the same share of the work, and last meets last (the uniform strategy of TinyBERT,
-    arXiv 1909.10351). This is about outputs, and differs from the layers that `chosen_layers` copies.
-
-    Raises
-    ------
-    ConfigError
-        A student deeper than its teacher.
-    """
-    if student_layers > teacher_layers:
-        raise ConfigError(
-            f"weights.hidden: a student of {student_layers} layers cannot be matched with a teacher of "
-            f"{teacher_layers}; set student.layers to at most {teacher_layers}, or weights.hidden=0"
-        )
-    return tuple(
-        (2 * (j + 1) * teacher_layers + student_layers) // (2 * student_layers) - 1 for j in range(student_layers)
-    )

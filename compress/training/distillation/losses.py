@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from compress.config.schemas import Distill
+from compress.config.schemas import Taught
 from compress.tasks.base import IGNORED, Task
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def hidden_loss(student: Sequence[torch.Tensor], teacher: torch.Tensor, attentio
     return squared.sum() / (attention_mask.sum() * answer.shape[1] * answer.shape[3])
 
 
-def distillation_loss(task: Task, config: Distill) -> Callable[[Any, dict[str, Any]], torch.Tensor]:
+def distillation_loss(task: Task, config: Taught) -> Callable[[Any, dict[str, Any]], torch.Tensor]:
     """Return the loss of a batch.
 
     ``weights.task CE(labels) + weights.logits T^2 KL + weights.hidden MSE``; a term of weight 0 is not computed,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.steps.distill.losses import LOGITS, MATCHED
 from compress.tasks.base import IGNORED
+from compress.training.distillation.losses import LOGITS, MATCHED
 
 if TYPE_CHECKING:
-    from compress.steps.distill.teacher import TeacherOutputs
     from compress.tasks.base import Features
+    from compress.training.distillation.outputs import TeacherOutputs
 
 __all__ = ["AlignedOutputs"]
 

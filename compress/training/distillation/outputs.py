@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compress.files import canonical_json, disk_errors, fsync_directory
-from compress.steps.distill.losses import HIDDEN, LOGITS
+from compress.training.distillation.losses import HIDDEN, LOGITS
 
 if TYPE_CHECKING:
     from compress.tasks.base import Features, Task
