@@ -35,6 +35,7 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
         "vocabulary": {"schema": schemas.Vocabulary},
         "distill": {"schema": schemas.Distill},
         "export": {"schema": schemas.Export},
+        "simplify": {"schema": schemas.Simplify},
         "quantize": {"dynamic_schema": schemas.DynamicQuantization},
         "benchmark": {"schema": schemas.Benchmark},
         "tracker": {
@@ -46,10 +47,10 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
 )
 """Schemas of each group by the name that the option files build on."""
 
-STEP_GROUPS = ("finetune", "prune", "vocabulary", "distill", "export", "quantize")
+STEP_GROUPS = ("finetune", "prune", "vocabulary", "distill", "export", "simplify", "quantize")
 """Groups whose nodes may stand in ``steps``."""
 
-NEEDS_ONNX = (schemas.DynamicQuantization,)
+NEEDS_ONNX = (schemas.Simplify, schemas.DynamicQuantization)
 """Schemas of steps that read ONNX: before them an export is implied."""
 
 

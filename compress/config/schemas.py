@@ -26,6 +26,7 @@ __all__ = [
     "PruneRatio",
     "PruneTarget",
     "RandomModel",
+    "Simplify",
     "Store",
     "Student",
     "Taught",
@@ -304,6 +305,18 @@ class Export:
     opset: int = option(20, "ONNX operator set", minimum=18, maximum=23)
     tolerance: float = option(1e-3, "largest absolute difference of a logit that is accepted", above=0)
     check_rows: int = option(64, "validation rows on which the export is compared with torch", minimum=1)
+
+
+@dataclass
+class Simplify:
+    """Rewrite an exported fp32 graph into fewer operations that compute the same; between export and quantize."""
+
+    merge: bool = option(True, "one product makes query, key and value")
+    first_token: bool = option(True, "of the last layer compute only the token that the head reads, where it reads one")
+    tolerance: float = option(
+        1e-5, "largest difference of a logit that is accepted, over the largest logit (or over 1)", above=0
+    )
+    check_rows: int = option(64, "validation rows on which the graph is compared with its source", minimum=1)
 
 
 @dataclass

@@ -37,6 +37,7 @@ _BUILT_IN: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         ),
         "distill": ("compress.config.schemas:Distill", "compress.steps.distill", "DistillStep"),
         "export": ("compress.config.schemas:Export", "compress.steps.export", "ExportStep"),
+        "simplify": ("compress.config.schemas:Simplify", "compress.steps.simplify.step", "SimplifyStep"),
         "quantize": (
             "compress.config.schemas:DynamicQuantization",
             "compress.steps.quantize.dynamic",

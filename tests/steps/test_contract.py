@@ -17,6 +17,7 @@ from compress.config.schemas import (
     Finetune,
     Prune,
     PruneTarget,
+    Simplify,
     Student,
     Vocabulary,
 )
@@ -29,6 +30,7 @@ CONFIGS: dict[str, Any] = {
     "vocabulary": Vocabulary(max_metric_drop=None),
     "distill": Distill(epochs=1, batch_size=16, learning_rate=1e-3, student=Student(layers=1)),
     "export": Export(check_rows=8),
+    "simplify": Simplify(check_rows=8),
     "quantize": DynamicQuantization(max_metric_drop=None),
 }
 KINDS = sorted(CONFIGS)
