@@ -65,6 +65,8 @@ class Family:
         Name in the config of the width of a head, where the model reads one.
     config_embedding : str or None
         Name in the config of the width of the embeddings, where it may differ from the hidden width.
+    config_activation : str
+        Name in the config of the activation of the feed-forward parts.
     query, key, value, attention_output : str
         Paths, below a layer, of the Linear modules of its attention.
     ffn_inputs : tuple of str
@@ -72,6 +74,8 @@ class Family:
         where a gate multiplies the other.
     ffn_output : str
         Path, below a layer, of the Linear module back to the hidden width.
+    activation : str or None
+        Path, below a layer, of the activation between the two; None where it is a gate.
     attributes : mapping of str to str
         Attributes below a layer that hold a size and must follow it: of ``heads``, ``head_size``, ``heads_width``
         (heads times head size), ``scaling`` (``head_size ** -0.5``), ``key_value_groups`` (heads per key-value head),
@@ -104,12 +108,14 @@ class Family:
     config_key_value_heads: str | None = None
     config_head_size: str | None = None
     config_embedding: str | None = None
+    config_activation: str = "hidden_act"
     query: str = "attention.self.query"
     key: str = "attention.self.key"
     value: str = "attention.self.value"
     attention_output: str = "attention.output.dense"
     ffn_inputs: tuple[str, ...] = ("intermediate.dense",)
     ffn_output: str = "output.dense"
+    activation: str | None = "intermediate.intermediate_act_fn"
     attributes: Mapping[str, str] = field(default_factory=_bert_attributes, hash=False)
     base_attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
     positions_after_padding: bool = False
@@ -151,6 +157,7 @@ _DECODER: dict[str, Any] = {
     "attention_output": "self_attn.o_proj",
     "ffn_inputs": ("mlp.gate_proj", "mlp.up_proj"),
     "ffn_output": "mlp.down_proj",
+    "activation": None,  # a gate
     "attributes": {
         "head_size": "self_attn.head_dim",
         "scaling": "self_attn.scaling",
@@ -208,6 +215,8 @@ _BUILT_IN = (
         attention_output="attention.out_lin",
         ffn_inputs=("ffn.lin1",),
         ffn_output="ffn.lin2",
+        activation="ffn.activation",
+        config_activation="activation",
         attributes={
             "heads": "attention.n_heads",
             "head_size": "attention.attention_head_size",
@@ -230,6 +239,7 @@ _BUILT_IN = (
         attention_output="attention.o_proj",
         ffn_inputs=("mlp.fc1",),
         ffn_output="mlp.fc2",
+        activation="mlp.activation_fn",
         attributes={
             "heads": "attention.num_attention_heads",
             "head_size": "attention.head_dim",
