@@ -23,9 +23,11 @@ __all__ = [
     "MLflow",
     "Model",
     "Prune",
+    "PruneGates",
     "PruneRatio",
     "PruneTarget",
     "RandomModel",
+    "Recovery",
     "Simplify",
     "Store",
     "Student",
@@ -243,10 +245,35 @@ class PruneTarget:
 
 
 @dataclass
+class PruneGates:
+    """Training of the gates of importance=hard_concrete, on calibration rows."""
+
+    updates: int = option(400, "updates of the gates, a calibration batch each", minimum=1)
+    learning_rate: float = option(0.1, "of the gates and of the multipliers of their cost", above=0)
+
+
+@dataclass
+class Recovery(Taught):
+    """Train what the cut left, taught by the model that the target is relative to."""
+
+    epochs: int = option(0, "passes over the training split after each cut; 0 is off", minimum=0)
+    # A small encoder takes a larger learning rate than BERT-base does.
+    learning_rate: float = option(3e-4, "peak learning rate", above=0)
+
+
+@dataclass
 class Prune:
-    """Remove heads, feed-forward neurons, layers and hidden width; without training."""
+    """Remove heads, feed-forward neurons, layers and hidden width; train what stays, if asked to."""
 
     target: PruneTarget = option(PruneTarget(), "what to reach")
+    keep: list[str] | None = option(
+        None, "models to keep on the way to the target, rising, as [2x,4x]: steps of their own, in family/ of the run"
+    )
+    reference: str | None = option(
+        None, "earlier step whose model the target is relative to, and teaches recovery; null is the step's own source"
+    )
+    rounds: int = option(1, "rounds of a cut and recovery, in equal ratios down to the target", minimum=1)
+    recover: Recovery = option(Recovery(), "training after each cut")
     importance: str = option(
         "ziplm",
         "what decides who goes: ziplm and kwon are second-order and repair what stays",
@@ -260,12 +287,15 @@ class Prune:
             "fisher",
             "activation",
             "activation_variance",
+            "hard_concrete",
         ],
     )
+    gates: PruneGates = option(PruneGates(), "training of the gates of importance=hard_concrete")
     allocation: str = option(
         "search",
-        "how removal is spread over layers: search is optimal for the importance, lagrangian nearly so",
-        choices=["search", "lagrangian", "global", "uniform"],
+        "how removal is spread over layers: search is optimal for the importance, lagrangian nearly so, "
+        "reweighted tries structures on calibration rows",
+        choices=["search", "lagrangian", "reweighted", "global", "uniform"],
     )
     compensate: str = option(
         "auto",

@@ -17,12 +17,15 @@ from compress.pipeline.steps import Setting, run_steps
 if TYPE_CHECKING:
     from compress.config.job import JobConfig
 
-__all__ = ["ARTIFACT", "BUILT", "Built", "build", "group_key", "read_built", "write_built"]
+__all__ = ["ARTIFACT", "BUILT", "FAMILY", "Built", "build", "group_key", "read_built", "write_built"]
 
 BUILT = "built.json"
 """In the directory of a run, beside record.json."""
 
 ARTIFACT = "artifact"
+
+FAMILY = "family"
+"""Folder of the models that a step kept on the way, each as self-contained as the artifact."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,15 @@ class Built:
 
 
 def build(job: JobConfig, setting: Setting, run_dir: Path) -> Built:
-    """Run or reuse a job's steps and copy the last checkpoint to ``artifact/``."""
+    """Run or reuse a job's steps; copy the last checkpoint to ``artifact/``, those kept on the way to ``family/``."""
     from compress.checkpoint import copy_checkpoint
     from compress.data import describe
 
     done, facts = run_steps(job, setting)
     final = list(done)[-1]
+    for planned in setting.plan.steps:
+        if planned.folder is not None:
+            copy_checkpoint(done[planned.name], run_dir / FAMILY / planned.folder)
     copy_checkpoint(done[final], run_dir / ARTIFACT)
     return Built(
         steps=tuple(facts),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from compress.errors import CompressError, MachineError
-from compress.pipeline.built import BUILT, Built, build, write_built
+from compress.pipeline.built import BUILT, FAMILY, Built, build, write_built
 from compress.pipeline.finish import Outcome, finish, write_status
 from compress.pipeline.quiet import measuring
 from compress.pipeline.steps import Setting, set_up
@@ -84,6 +84,11 @@ def _clear(run_dir: Path) -> None:
     folders = {"artifact": "checkpoint.json", "plots": "path.png"}
     for folder in [run_dir / name for name, sign in folders.items() if (run_dir / name / sign).is_file()]:
         shutil.rmtree(folder)
+    family = run_dir / FAMILY
+    for manifest in family.glob("*/checkpoint.json"):
+        shutil.rmtree(manifest.parent)
+    if family.is_dir() and not any(family.iterdir()):
+        family.rmdir()
     shutil.rmtree(run_dir / ".benchmark", ignore_errors=True)
 
 

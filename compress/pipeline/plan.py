@@ -39,6 +39,10 @@ class PlannedStep:
         What will be known of the checkpoint it leaves.
     key : str
         The store key; empty while the data's fingerprint is not known.
+    part_of : str
+        Name of the recipe's step that it is, or is one of several of.
+    folder : str or None
+        Where in ``family/`` of the run's directory its checkpoint is copied to.
     """
 
     name: str
@@ -47,6 +51,8 @@ class PlannedStep:
     implied: bool
     facts: SourceFacts
     key: str = ""
+    part_of: str = ""
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class Plan:
                 modules=step.modules,
             )
             keys[planned.name] = source_key = key
-            keyed.append(PlannedStep(planned.name, step, planned.config, planned.implied, planned.facts, key))
+            keyed.append(replace(planned, key=key))
         return replace(self, steps=tuple(keyed))
 
 
@@ -139,7 +145,7 @@ def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None)
     facts = SourceFacts(source.format, source.precision, source.architecture, source.layers)
     planned: list[PlannedStep] = []
 
-    def add(name: str, config: Any, implied: bool) -> None:
+    def add(name: str, config: Any, *, part_of: str | None = None, folder: str | None = None) -> None:
         nonlocal facts
         step = step_for(type(config))
         if facts.format not in step.accepts:
@@ -153,7 +159,7 @@ def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None)
                 )
         step.check(config, facts)
         facts = step.after(config, facts)
-        planned.append(PlannedStep(name, step, config, implied, facts))
+        planned.append(PlannedStep(name, step, config, part_of is None, facts, part_of=part_of or name, folder=folder))
 
     for name, config in job.steps.items():
         step = step_for(type(config))
@@ -161,10 +167,16 @@ def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None)
             _check_head(name, source, labels, job.task_name)
             from compress.steps.source import SourceConfig
 
-            add("source", SourceConfig(), True)
+            add("source", SourceConfig())
         if facts.format == "torch" and step.accepts == frozenset({"onnx"}):
-            add(_free_name("export", job, planned), job.export, True)
-        add(name, config, False)
+            add(_free_name("export", job, planned), job.export)
+        for link in step.chain(name, config, planned[-1].name if planned else ""):
+            if link.name != name and link.name in {*job.steps, *(p.name for p in planned)}:
+                raise ConfigError(
+                    f"steps: {name} leaves a model on the way under the name {link.name}, which is taken; "
+                    f"rename that step"
+                )
+            add(link.name, link.config, part_of=name, folder=link.folder)
         if name == job.until:
             break
     baseline = next((p.name for p in planned if p.facts.format == "torch" and p.facts.precision == "fp32"), None)

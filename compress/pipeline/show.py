@@ -44,10 +44,11 @@ def dry_run(job: JobConfig) -> str:
     needed = 0
     weights = _weights_bytes(source.path)
     for number, step in enumerate(plan.steps, 1):
-        cached = bool(store and step.key and store.contains(step.key) and step.name not in job.force)
+        forced = step.part_of in job.force
+        cached = bool(store and step.key and store.contains(step.key) and not forced)
         estimate = int(weights * (0.3 if step.facts.precision == "int8" else 1) * (4 if step.step.trains else 1))
         needed += 0 if cached else estimate
-        state = "cached" if cached else ("to redo" if step.name in job.force else "to do")
+        state = "cached" if cached else ("to redo" if forced else "to do")
         implied = " (implied)" if step.implied else ""
         lines.append(
             f"  {number}. {step.name}{implied}: {state}, leaves {step.facts.format} {step.facts.precision}"

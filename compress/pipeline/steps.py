@@ -93,7 +93,7 @@ def run_steps(job: JobConfig, setting: Setting) -> tuple[dict[str, Checkpoint], 
     for number, planned in enumerate(plan.steps, 1):
         start = time.perf_counter()
         with store.lock(planned.key):
-            checkpoint = None if planned.name in job.force else store.get(planned.key)
+            checkpoint = None if planned.part_of in job.force else store.get(planned.key)
             cached = checkpoint is not None
             log.info("step %d/%d %s: %s", number, len(plan.steps), planned.name, "reused" if cached else "running")
             if checkpoint is None:
@@ -130,7 +130,7 @@ def _run_step(
     from compress.steps.base import Context
 
     step, store, task = planned.step, setting.store, setting.task
-    if planned.name in job.force:
+    if planned.part_of in job.force:
         store.drop_scratch(planned.key)
     context = Context(
         name=planned.name,

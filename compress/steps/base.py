@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compress.models.source import SourceModel
     from compress.tasks.base import Task
 
-__all__ = ["Context", "SourceFacts", "Step"]
+__all__ = ["Context", "Link", "SourceFacts", "Step"]
 
 C = TypeVar("C")
 
@@ -61,6 +61,25 @@ class Context:
     inputs: Mapping[str, Checkpoint] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Link(Generic[C]):
+    """One of the steps that a step of a recipe stands for.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the plan; the last link bears the name that the recipe gives.
+    config : object
+        Of the step's config type.
+    folder : str or None
+        Where in ``family/`` of the run's directory a copy of its checkpoint is put; None for no copy.
+    """
+
+    name: str
+    config: C
+    folder: str | None = None
+
+
 class Step(ABC, Generic[C]):
     """A function from a source checkpoint to a new one.
 
@@ -87,6 +106,25 @@ class Step(ABC, Generic[C]):
     def inputs(self, config: C) -> tuple[str, ...]:
         """Return names of earlier steps whose checkpoints the config asks for."""
         return ()
+
+    def chain(self, name: str, config: C, before: str) -> Sequence[Link[C]]:
+        """Return the steps that a config stands for, in order, each reading the one before: itself.
+
+        Parameters
+        ----------
+        name
+            The step's name in the recipe.
+        config
+            As the recipe has it.
+        before
+            Name of the step whose checkpoint the first one reads.
+
+        Raises
+        ------
+        ConfigError
+            If they cannot be told.
+        """
+        return (Link(name, config),)
 
     def check(self, config: C, source: SourceFacts) -> None:
         """Refuse, before any work, a config that cannot work on such a source; raises ConfigError."""

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from compress.steps.prune.cost import Cost
 from compress.steps.prune.search import Level, allocate
+from compress.steps.prune.targets import between
 
 if TYPE_CHECKING:
     import torch
 
     from compress.config.schemas import Prune
-    from compress.steps.prune.importance import Batches, LossOf
+    from compress.steps.prune.importance import Batches, Importance, LossOf
 
-__all__ = ["Counts", "Losses", "counts_within", "counts_within_ratio", "levels_of", "losses_of"]
+__all__ = ["Counts", "Judge", "Losses", "counts_within", "counts_within_ratio", "judge_of", "levels_of", "losses_of"]
 
 Counts = list[tuple[int, int]]
 """Heads and feed-forward neurons that stay, per layer."""
+
+Judge = Callable[[Counts], float]
+"""From counts to a loss."""
+
+_JUDGED = 4
+"""Every which calibration batch a sketch is judged on: 256 rows of 1,024."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,15 @@ class Losses:
     apply : callable
         From a copy of the model and counts to what stays, per layer the heads and the neurons; afterwards whatever
         does not stay has no effect on the copy's output.
+    sketch : callable
+        Does the same to a copy in less time and less well: what each layer loses by itself is seen, not how the layers
+        after it make up for it.
     """
 
     heads: list[dict[int, float]]
     neurons: list[dict[int, float]]
     apply: Callable[[Any, Counts], list[tuple[torch.Tensor, torch.Tensor]]]
+    sketch: Callable[[Any, Counts], None]
 
 
 def levels_of(most: int, multiple: int, least: int | None = None) -> list[int]:
@@ -46,7 +58,7 @@ def levels_of(most: int, multiple: int, least: int | None = None) -> list[int]:
     return sorted({*range(min(first, most), most, multiple), most})
 
 
-def losses_of(model: Any, config: Prune, batches: Batches, loss: LossOf, seed: int) -> Losses:
+def losses_of(model: Any, config: Prune, batches: Batches, loss: LossOf, seed: int, share: float = 0.5) -> Losses:
     """Return what an importance says of every level of every layer.
 
     Parameters
@@ -59,10 +71,20 @@ def losses_of(model: Any, config: Prune, batches: Batches, loss: LossOf, seed: i
         Calibration.
     seed
         Of an importance that draws.
+    share
+        Of the cost of heads and neurons, what is to stay: gates are learned down to it.
     """
     if config.importance == "ziplm":
         return _ziplm(model, config, batches, loss)
-    return _scored(model, config, batches, loss, seed)
+    return _scored(model, config, batches, loss, _criterion(config, seed, share))
+
+
+def _criterion(config: Prune, seed: int, share: float) -> Importance:
+    from compress.steps.prune.importance import HardConcreteImportance, importance
+
+    if config.importance == "hard_concrete":
+        return HardConcreteImportance(share, config.gates.updates, config.gates.learning_rate, seed)
+    return importance("fisher" if config.importance == "kwon" else config.importance, seed=seed)
 
 
 def _ziplm(model: Any, config: Prune, batches: Batches, loss: LossOf) -> Losses:
@@ -80,12 +102,15 @@ def _ziplm(model: Any, config: Prune, batches: Batches, loss: LossOf) -> Losses:
         return prune_sequentially(work, batches, counts, sensitivity=felt)
 
     return Losses(
-        [dict(module.losses) for module in database.heads], [dict(module.losses) for module in database.neurons], apply
+        [dict(module.losses) for module in database.heads],
+        [dict(module.losses) for module in database.neurons],
+        apply,
+        database.apply,
     )
 
 
-def _scored(model: Any, config: Prune, batches: Batches, loss: LossOf, seed: int) -> Losses:
-    from compress.steps.prune.importance import Masks, gate_gradients, importance
+def _scored(model: Any, config: Prune, batches: Batches, loss: LossOf, criterion: Importance) -> Losses:
+    from compress.steps.prune.importance import Masks, gate_gradients
     from compress.steps.prune.importance.gates import layout_of
     from compress.steps.prune.importance.kept import top_mask
     from compress.steps.prune.mask_search import rearrange, removal_losses
@@ -93,15 +118,21 @@ def _scored(model: Any, config: Prune, batches: Batches, loss: LossOf, seed: int
 
     kwon = config.importance == "kwon"
     layout = layout_of(model)
-    scores = importance("fisher" if kwon else config.importance, seed=seed).scores(model, batches, loss)
+    scores = criterion.scores(model, batches, loss)
     lost_heads, lost_neurons = removal_losses(scores)
     compensate = config.compensate if config.compensate != "auto" else "masks" if kwon else "none"
 
-    def apply(work: Any, counts: Counts) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        masks = Masks(
+    def masks_of(counts: Counts) -> Masks:
+        return Masks(
             [top_mask(one, count) for one, (count, _) in zip(scores.heads, counts, strict=True)],
             [top_mask(one, count) for one, (_, count) in zip(scores.neurons, counts, strict=True)],
         )
+
+    def sketch(work: Any, counts: Counts) -> None:
+        apply_masks(work, masks_of(counts), batches, compensate="none")
+
+    def apply(work: Any, counts: Counts) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        masks = masks_of(counts)
         if kwon:
             masks = rearrange(masks, gate_gradients(model, batches, loss))
         apply_masks(work, masks, batches, compensate=compensate)
@@ -120,7 +151,26 @@ def _scored(model: Any, config: Prune, batches: Batches, loss: LossOf, seed: int
             for lost, most in zip(lost_neurons, layout.neurons, strict=True)
         ],
         apply,
+        sketch,
     )
+
+
+def judge_of(model: Any, losses: Losses, batches: Batches, loss: LossOf) -> Judge:
+    """Return the mean loss of a sketch of counts over every fourth calibration batch; asked again it remembers."""
+    import torch
+
+    some = list(batches)[::_JUDGED]
+    known: dict[tuple[tuple[int, int], ...], float] = {}
+
+    def judge(counts: Counts) -> float:
+        if tuple(counts) not in known:
+            work = copy_of(model)
+            losses.sketch(work, counts)
+            with torch.no_grad():
+                known[tuple(counts)] = sum(float(loss(work, dict(batch))) for batch in some) / len(some)
+        return known[tuple(counts)]
+
+    return judge
 
 
 def counts_within(
@@ -131,6 +181,7 @@ def counts_within(
     *,
     target: str,
     reach: Callable[[float], str] | None = None,
+    judge: Judge | None = None,
 ) -> Counts:
     """Return the counts that lose least within a budget.
 
@@ -146,6 +197,8 @@ def counts_within(
         As `allocate` has it.
     target, reach
         For the message where the budget is out of reach.
+    judge
+        Asked by ``reweighted`` alone.
 
     Raises
     ------
@@ -155,26 +208,72 @@ def counts_within(
     heads = _blocks(losses.heads, cost.attention)
     neurons = _blocks(losses.neurons, cost.ffn)
     fixed = cost.rest + cost.layer * len(heads)
-    choice = allocate([*heads, *neurons], budget, allocation, target=target, fixed=fixed, reach=reach)
-    return list(zip(_named(heads, choice[: len(heads)]), _named(neurons, choice[len(heads) :]), strict=True))
+
+    def counts_of(choice: Sequence[int]) -> Counts:
+        return list(zip(_named(heads, choice[: len(heads)]), _named(neurons, choice[len(heads) :]), strict=True))
+
+    choice = allocate(
+        [*heads, *neurons],
+        budget,
+        allocation,
+        target=target,
+        fixed=fixed,
+        reach=reach,
+        judge=None if judge is None else lambda choice: judge(counts_of(choice)),
+    )
+    return counts_of(choice)
 
 
-def counts_within_ratio(losses: Losses, heads: float | None, neurons: float | None, allocation: str) -> Counts:
-    """Return the counts that lose least where a share of all heads, and one of all neurons, goes."""
-    found = []
-    for name, levels, ratio in (("heads", losses.heads, heads), ("neurons", losses.neurons, neurons)):
-        blocks = _blocks(levels, float)
-        whole = sum(max(one) for one in levels)
-        budget = whole * (1 - (ratio or 0.0))
+def counts_within_ratio(
+    losses: Losses,
+    ratios: Mapping[str, float | None],
+    wholes: Mapping[str, int],
+    allocation: str,
+    progress: float = 1.0,
+    judge: Judge | None = None,
+) -> Counts:
+    """Return the counts that lose least where a share of all heads, and one of all neurons, goes.
+
+    Parameters
+    ----------
+    losses
+        By layer and level.
+    ratios
+        The share of ``heads`` and of ``neurons`` that goes in the end; None for none.
+    wholes
+        What the shares are of: those of the source, over the layers that stay.
+    allocation
+        As `allocate` has it.
+    progress
+        See `compress.steps.prune.targets.between`.
+    judge
+        Asked by ``reweighted`` alone, of heads with all neurons and then of neurons with the heads that stay.
+
+    Raises
+    ------
+    ConfigError
+        If the levels cannot be so few.
+    """
+    found = [[max(one) for one in losses.heads], [max(one) for one in losses.neurons]]
+    for place, (name, levels) in enumerate((("heads", losses.heads), ("neurons", losses.neurons))):
+        ratio, whole, blocks = ratios[name], wholes[name], _blocks(levels, float)
         choice = allocate(
             blocks,
-            budget,
+            whole * between(1.0, 1 - (ratio or 0.0), progress),
             allocation,
             target=f"target.ratio.{name}={ratio}",
             reach=lambda least, whole=whole, name=name: f"target.ratio.{name}={1 - least / whole:.2f}",  # type: ignore[misc]
+            judge=None if judge is None else partial(_judged, judge, found, place, blocks),
         )
-        found.append(_named(blocks, choice))
+        found[place] = _named(blocks, choice)
     return list(zip(*found, strict=True))
+
+
+def _judged(judge: Judge, found: list[list[int]], place: int, blocks: Sequence[Sequence[Level]], choice: Any) -> float:
+    """Return the loss of a choice of heads, or of neurons, beside the others that were found."""
+    tried = list(found)
+    tried[place] = _named(blocks, choice)
+    return judge(list(zip(*tried, strict=True)))
 
 
 def _blocks(levels: Sequence[dict[int, float]], cost: Callable[[int], float]) -> list[list[Level]]:

@@ -7,6 +7,7 @@ each have a cost, in the unit of the budget, and an error, which adds up over bl
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ __all__ = [
     "uniform",
     "useful",
 ]
+
+log = logging.getLogger(__name__)
 
 _STATES = 100_000
 """Partial choices that `exact` tells apart; beyond, those of nearly the same cost are one. Met only where costs and
@@ -104,6 +107,7 @@ def allocate(
     target: str = "budget",
     fixed: float = 0.0,
     reach: Callable[[float], str] | None = None,
+    judge: Callable[[Choice], float] | None = None,
 ) -> Choice:
     """Choose a level for each block within a budget.
 
@@ -116,13 +120,15 @@ def allocate(
     allocation
         One of `ALLOCATIONS`: ``search`` is optimal; ``lagrangian`` nearly, and its time hardly grows with the number
         of blocks; ``global`` removes whatever loses least for what it saves, as one threshold for all blocks does;
-        ``uniform`` leaves the same share of every block.
+        ``uniform`` leaves the same share of every block. Or ``reweighted``, see there.
     target
         What set the budget, e.g. ``target.speedup=4``, for the message.
     fixed
         What is spent whatever is chosen (embeddings, head); part of the budget.
     reach
         From the cost of the cheapest structure to the target that would be just reached, for the message.
+    judge
+        Returns the loss of a choice; ``reweighted`` alone asks it.
 
     Returns
     -------
@@ -134,7 +140,7 @@ def allocate(
     ConfigError
         If even the cheapest choice is dearer: names the nearest that can be reached.
     """
-    if allocation not in ALLOCATIONS:
+    if allocation not in ALLOCATIONS and (allocation != "reweighted" or judge is None):
         raise ConfigError(f"allocation={allocation!r}: choose one of {', '.join(ALLOCATIONS)}")
     least = least_cost(blocks) + fixed
     if least > budget * (1 + _SLACK):
@@ -144,7 +150,14 @@ def allocate(
             f"leaves {budget:.4g}; the nearest that can be reached is {nearest}. Ask for that, or allow smaller levels "
             f"(fewer heads, narrower widths, fewer layers)"
         )
-    return ALLOCATIONS[allocation](blocks, budget - fixed)
+    if allocation in ALLOCATIONS:
+        return ALLOCATIONS[allocation](blocks, budget - fixed)
+    assert judge is not None
+    found = reweighted(blocks, budget - fixed, judge)
+    log.info(
+        "%d structures tried: loss %.4f, that of the plain search %.4f", found.judged, found.loss, found.plain_loss
+    )
+    return found.choice
 
 
 def exact(blocks: Sequence[Block], budget: float) -> Choice:

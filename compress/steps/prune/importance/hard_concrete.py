@@ -45,11 +45,12 @@ class LearnedGates:
     kept: float
     history: list[dict[str, float]] = field(default_factory=list)
 
-    def scores(self) -> Scores:
-        """Return the probabilities as scores: at the end of training each gate has weighed its loss against its cost,
-        so they can be compared as they are.
+    def scores(self, costs: Costs) -> Scores:
+        """Return the probabilities times the cost: at the end of training each gate has weighed its loss against its
+        cost, so it is per cost that they can be compared as they are.
         """
-        return Scores(self.heads, self.neurons, "per_cost")
+        heads, neurons = [costs.head * one for one in self.heads], [costs.neuron * one for one in self.neurons]
+        return Scores(heads, neurons, "loss")
 
 
 def learn_gates(
@@ -149,25 +150,35 @@ class HardConcreteImportance(Importance):
     ----------
     keep
         Share of the multiply-accumulates that stays while the gates are learned.
-    updates
-        Updates of the gates.
+    updates, learning_rate
+        Of the gates, see `learn_gates`.
     seed
         Of the noise.
     """
 
     name: ClassVar[str] = "hard_concrete"
 
-    def __init__(self, keep: float = 0.5, updates: int = 200, seed: int = 0) -> None:
+    def __init__(self, keep: float = 0.5, updates: int = 200, learning_rate: float = 0.1, seed: int = 0) -> None:
         self.keep = keep
         self.updates = updates
+        self.learning_rate = learning_rate
         self.seed = seed
 
     def scores(self, model: Any, batches: Batches, loss: LossOf) -> Scores:
         """Learn gates at the calibration texts' mean padded length."""
         lengths = [int(next(iter(batch.values())).shape[1]) for batch in batches]
         costs = mac_costs(model, max(1, round(sum(lengths) / max(1, len(lengths)))))
-        found = learn_gates(model, batches, loss, costs=costs, keep=self.keep, updates=self.updates, seed=self.seed)
-        return found.scores()
+        found = learn_gates(
+            model,
+            batches,
+            loss,
+            costs=costs,
+            keep=self.keep,
+            updates=self.updates,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+        )
+        return found.scores(costs)
 
 
 class _Gates:

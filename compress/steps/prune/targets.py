@@ -1,0 +1,106 @@
+"""What a target asks for, before any model is read, and what of it is due after each round."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compress.config.shapes import expand
+from compress.errors import ConfigError
+from compress.steps.prune.cost import share_of
+
+if TYPE_CHECKING:
+    from compress.config.schemas import PruneTarget
+
+__all__ = ["MEASURED", "asked", "between", "check_target", "hidden_left", "layers_left", "plain_targets", "shape_of"]
+
+RATIOS = ("heads", "neurons", "layers", "hidden")
+MEASURED = ("speedup", "latency_ms")
+"""Targets that are met by timing."""
+
+
+def plain_targets(target: PruneTarget) -> dict[str, float | None]:
+    """Return every target beside the ratios, by name."""
+    return {name: getattr(target, name) for name in ("params", "macs", "size", *MEASURED)}
+
+
+def asked(target: PruneTarget) -> tuple[str, float] | None:
+    """Return the one target that is given and its value; None for ratios.
+
+    Raises
+    ------
+    ConfigError
+        If none or several are given, or the value cannot be.
+    """
+    plain = plain_targets(target)
+    if all(getattr(target.ratio, name) is None for name in RATIOS):
+        return share_of(plain)
+    given = [f"target.{name}={value:g}" for name, value in plain.items() if value is not None]
+    if given:
+        raise ConfigError(f"prune: target.ratio and {given[0]} are both set; exactly one target is needed")
+    return None
+
+
+def shape_of(target: PruneTarget) -> tuple[int, int]:
+    """Return the one batch and number of tokens of a target.
+
+    Raises
+    ------
+    ConfigError
+        If it is no single shape of stated lengths.
+    """
+    shapes = expand([target.shape])
+    if len(shapes) != 1 or shapes[0].sequence is None:
+        raise ConfigError(f"target.shape={target.shape}: one shape BATCHxTOKENS is needed, e.g. 1x32")
+    return shapes[0].batch, shapes[0].sequence
+
+
+def check_target(target: PruneTarget, layers: int) -> None:
+    """Refuse anything but exactly one target that a model of so many layers can have."""
+    asked(target)
+    if target.params is not None and 1 <= target.params < 1000:
+        raise ConfigError(
+            f"prune: target.params={target.params:g}: parameters that stay; below 1 a share, 0.5 for half"
+        )
+    shape_of(target)
+    layers_left(target, layers)
+
+
+def between(start: float, end: float, progress: float) -> float:
+    """Return the point of the geometric path from a start to an end: each round changes by the same ratio.
+
+    Parameters
+    ----------
+    start, end
+        Above 0.
+    progress
+        Share of the rounds that are over, 0 to 1.
+    """
+    return end if progress >= 1 else start * (end / start) ** progress
+
+
+def layers_left(target: PruneTarget, layers: int, progress: float = 1.0) -> int:
+    """Return how many of the source's layers stay.
+
+    Raises
+    ------
+    ConfigError
+        If none would.
+    """
+    ratio = target.ratio.layers
+    if not ratio:
+        return layers
+    left = round(between(1.0, 1 - ratio, progress) * layers)
+    if left < 1:
+        raise ConfigError(
+            f"prune: target.ratio.layers={ratio:g} leaves none of {layers} layers; "
+            f"at most {1 - 1 / layers:.2f} leaves one"
+        )
+    return left
+
+
+def hidden_left(target: PruneTarget, width: int, multiple: int, progress: float = 1.0) -> int:
+    """Return how much of the source's hidden width stays, a multiple, at least one."""
+    ratio = target.ratio.hidden
+    if not ratio:
+        return width
+    return max(1, round(between(1.0, 1 - ratio, progress) * width / multiple)) * multiple
