@@ -48,6 +48,15 @@ def sizes_of(checkpoint: Checkpoint) -> dict[str, Any]:
 # --- recovery ---------------------------------------------------------------------------------
 
 
+def test_recovery_wins_back_what_the_cut_lost(world: Any, tuned: Checkpoint) -> None:
+    left = world.run(tuned, pruning(replace(QUICK, epochs=4), ratio=PruneRatio(layers=0.5, hidden=0.5)))
+    lost = facts_of(left)["rounds"][0]["validation"]
+    assert lost["cut"] < 0.85
+    assert lost["recovered"] > lost["cut"] + 0.1
+    assert left.manifest.facts["validation"]["accuracy"] == lost["recovered"]
+    assert [entry["epoch"] for entry in left.manifest.facts["history"]] == [1, 2, 3, 4]
+
+
 def test_the_unpruned_model_teaches_unless_labels_alone_do(
     world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
