@@ -248,8 +248,9 @@ class PruneTarget:
 class PruneGates:
     """Training of the gates of importance=hard_concrete, on calibration rows."""
 
-    updates: int = option(400, "updates of the gates, a calibration batch each", minimum=1)
-    learning_rate: float = option(0.1, "of the gates and of the multipliers of their cost", above=0)
+    updates: int = option(200, "updates of the gates, a calibration batch each", minimum=1)
+    # MiniLM on tweets, 60 % of the MACs: accuracy 0.85; 0.23 with 0.01, at which gates hardly part in 200 updates.
+    learning_rate: float = option(0.03, "of the gates and of the multipliers of their cost", above=0)
 
 
 @dataclass

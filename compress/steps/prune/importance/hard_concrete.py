@@ -158,7 +158,7 @@ class HardConcreteImportance(Importance):
 
     name: ClassVar[str] = "hard_concrete"
 
-    def __init__(self, keep: float = 0.5, updates: int = 200, learning_rate: float = 0.1, seed: int = 0) -> None:
+    def __init__(self, keep: float = 0.5, updates: int = 200, learning_rate: float = 0.03, seed: int = 0) -> None:
         self.keep = keep
         self.updates = updates
         self.learning_rate = learning_rate
