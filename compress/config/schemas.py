@@ -303,6 +303,11 @@ class Prune:
         "repair of what stays, on calibration rows; auto is what the importance's authors do, else none",
         choices=["auto", "none", "bias", "masks", "least_squares"],
     )
+    activation: str | None = option(
+        None,
+        "activation of the feed-forward parts after pruning, to be trained afterwards; null keeps the source's",
+        choices=["relu"],
+    )
     calibration_rows: int = option(1024, "training rows that importance and repair look at", minimum=8)
     batch_size: int = option(32, "calibration rows per batch", minimum=1)
     multiple: int = option(16, "feed-forward and hidden widths are multiples of this", minimum=1)

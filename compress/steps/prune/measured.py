@@ -49,6 +49,7 @@ class Stopwatch:
 
     def __init__(self, source: Any, reference: Any, features: Features, config: Prune, context: Context) -> None:
         from compress.machine import usable_cores
+        from compress.models.activation import activation_of
         from compress.models.structure import structure_of
 
         self._batch, self._sequence = shape_of(config.target)
@@ -58,7 +59,7 @@ class Stopwatch:
         self._folder = tempfile.TemporaryDirectory(prefix="structures")
         narrowed = reference if _is_narrower(source, reference) else source
         self._structure = structure_of(narrowed)
-        self._architecture = narrowed.config.model_type
+        self._architecture = f"{narrowed.config.model_type} {activation_of(narrowed)}"
         self._graphs = self._exported(narrowed, features, context, "narrowed")
         self._reference = self._graphs.write(self._structure.heads, self._structure.intermediate_size)
         self._apart = narrowed is not reference
@@ -129,9 +130,10 @@ class Stopwatch:
 
 def _is_narrower(source: Any, reference: Any) -> bool:
     """Whether a model is another with at most its heads and neurons in each layer, and the rest of it alike."""
+    from compress.models.activation import activation_of
     from compress.models.structure import structure_of
 
-    if source.config.model_type != reference.config.model_type:
+    if source.config.model_type != reference.config.model_type or activation_of(source) != activation_of(reference):
         return False
     ours, theirs = structure_of(source), structure_of(reference)
     alike = all(getattr(ours, name) == getattr(theirs, name) for name in ("layers", "hidden_size", "head_size"))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.config.schemas import Prune, PruneGates
 from compress.errors import ConfigError, StepError
+from compress.models.activation import check_activation, with_activation
+from compress.models.families import family
 from compress.steps.base import Context, Link, SourceFacts, Step
 from compress.steps.prune.cutting import Cutter
 from compress.steps.prune.judging import judge, validation_metric
@@ -87,6 +89,8 @@ class PruneStep(Step[Prune]):
                 f"leave gates as they are, or set importance=hard_concrete"
             )
         check_recovery(config)
+        if config.activation is not None:
+            check_activation(family(source.architecture), config.activation)
 
     def after(self, config: Prune, source: SourceFacts) -> SourceFacts:
         """Return the source's facts with the layers that stay."""
@@ -115,6 +119,8 @@ class PruneStep(Step[Prune]):
             model = load_model(source)
             whole = model if config.reference is None else load_model(reference)
             before = validation_metric(whole, load_tokenizer(reference.path), context)
+        if config.activation is not None:
+            model = with_activation(model, config.activation)
         keep = _keeping(tokenizer, config, context)
         stage = Stage(lambda: model, list(range(source.layers)))
         rounds: list[dict[str, Any]] = []
@@ -142,6 +148,7 @@ class PruneStep(Step[Prune]):
         judge(before, after, config, context)
         out.facts["prune"] = {
             "importance": config.importance,
+            **({} if config.activation is None else {"activation": config.activation}),
             "calibration_rows": len(cutter.features),
             **facts,
             "validation": {"before": before, "after": after},
