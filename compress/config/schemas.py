@@ -323,8 +323,14 @@ class Vocabulary:
 
     tokens: int | None = option(
         None,
-        "most frequent training tokens that stay beside characters and special tokens; null is all seen",
+        "tokens that stay at most beside characters and special tokens, the most frequent first; null is no bound",
         minimum=1,
+    )
+    max_changed: float | None = option(
+        0.0075,
+        "validation predictions that may change: unseen tokens, the likeliest, stay until so few do; null keeps none",
+        minimum=0,
+        maximum=1,
     )
     positions: bool = option(True, "drop rows of the position table beyond model.max_length")
     fold_token_types: bool = option(True, "add the first token type into the positions, where texts come alone")

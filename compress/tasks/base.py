@@ -127,8 +127,8 @@ class Task(ABC):
             If the task does not say so.
         """
         raise UnsupportedError(
-            f"task {self.name}: what tokens of two tokenizers have in common is not known (Task.aligned), so a teacher "
-            f"must have its student's tokenizer"
+            f"task {self.name}: which tokens of two tokenizers stand for the same is not known (Task.aligned); "
+            f"leave out the vocabulary step, and choose a teacher that has its student's tokenizer"
         )
 
     # --- judging -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ vocabulary by frequency in a corpus.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
     Text = str | list[str] | tuple[str, str]
 
-__all__ = ["KeptVocabulary", "Remapping", "coverage", "kept_tokens", "prune_tokenizer", "texts_of", "token_counts"]
+__all__ = [
+    "KeptVocabulary",
+    "Remapping",
+    "coverage",
+    "coverage_between",
+    "kept_tokens",
+    "prune_tokenizer",
+    "texts_of",
+    "token_counts",
+    "token_ids",
+    "with_tokens",
+]
 
 _ASCII = frozenset(chr(code) for code in range(32, 127))
 _CHUNK = 1024
@@ -62,8 +73,8 @@ class KeptVocabulary:
     size : int
         Tokens of the vocabulary before.
     reasons : dict
-        How many stay because they are ``special``, ``characters``, ``seen`` in training or ``needed`` to make others;
-        each is counted once, by the first of these.
+        How many stay because they are ``special``, ``characters``, ``seen`` in training, ``likely`` to come elsewhere
+        or ``needed`` to make others; each is counted once, by the first of these.
     """
 
     ids: np.ndarray
@@ -135,6 +146,34 @@ def kept_tokens(tokenizer: Any, texts: Iterable[Text], keep: int | None = None) 
     return KeptVocabulary(ids, counts[ids], size, {name: len(group) for name, group in groups.items()})
 
 
+def with_tokens(tokenizer: Any, kept: KeptVocabulary, ids: Collection[int]) -> KeptVocabulary:
+    """Return the tokens that stay with some more, which training texts do not have, and what those need.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The one that `kept` was chosen for.
+    kept
+        From `kept_tokens`.
+    ids
+        Tokens that are to stay too.
+    """
+    content = tokenizers.tokenizer_json(tokenizer)
+    before = set(kept.ids.tolist())
+    likely = set(ids) - before
+    needed = tokenizers.needed_tokens(content, before | likely)
+    counts = np.zeros(kept.size, dtype=np.int64)
+    counts[kept.ids] = kept.counts
+    new = np.asarray(sorted(before | likely | needed), dtype=np.int64)
+    reasons = {**kept.reasons, "likely": len(likely), "needed": kept.reasons.get("needed", 0) + len(needed)}
+    return KeptVocabulary(new, counts[new], kept.size, reasons)
+
+
+def token_ids(tokenizer: Any, texts: Iterable[Text]) -> Iterator[list[int]]:
+    """Yield the ids of each text, without the special tokens that begin, part and end it, nothing cut off."""
+    yield from _encoded(tokenizers.backend_of(tokenizers.tokenizer_json(tokenizer)), texts, special=False)
+
+
 def prune_tokenizer(tokenizer: Any, kept: KeptVocabulary) -> Any:
     """Return a tokenizer of the same class with the tokens that stay, numbered anew in their order.
 
@@ -184,14 +223,24 @@ def coverage(
     DataError
         If there are no texts.
     """
-    texts = list(texts)
-    if not texts:
-        raise DataError("vocabulary: no texts to cover; give some")
     old, new = (
         tokenizers.tokenizer_json(one)
         for one in (tokenizer, prune_tokenizer(tokenizer, kept) if pruned is None else pruned)
     )
-    stays = kept.remapping.new_ids >= 0
+    return coverage_between(old, new, texts)
+
+
+def coverage_between(old: Mapping[str, Any], new: Mapping[str, Any], texts: Iterable[Text]) -> dict[str, float | int]:
+    """Return the same of two tokenizers as tokenizer.json has them, the second with some of the tokens of the first.
+
+    Truncation and padding are for the caller to take out (`compress.models.tokenizers.tokenizer_json`).
+    """
+    texts = list(texts)
+    if not texts:
+        raise DataError("vocabulary: no texts to cover; give some")
+    tokens, left = tokenizers.vocabulary_of(old), tokenizers.vocabulary_of(new)
+    stays = np.zeros(max(tokens.values()) + 1, dtype=bool)
+    stays[[number for token, number in tokens.items() if token in left]] = True
     before = [np.asarray(ids, dtype=np.int64) for ids in _encoded(tokenizers.backend_of(old), texts, special=False)]
     after = [np.asarray(ids, dtype=np.int64) for ids in _encoded(tokenizers.backend_of(new), texts, special=False)]
     pieces, fresh = np.concatenate(before), np.concatenate(after)
@@ -199,7 +248,7 @@ def coverage(
         "texts": len(texts),
         "whole": float(np.mean([bool(stays[ids].all()) for ids in before])),
         "tokens": float(stays[pieces].mean()) if len(pieces) else 1.0,
-        "rows": len(kept),
+        "rows": len(left),
         "pieces_before": len(pieces) / len(texts),
         "pieces_after": len(fresh) / len(texts),
         "unknown_before": _share(pieces, tokenizers.unknown_token(old)),
