@@ -101,7 +101,7 @@ def _run(job: JobConfig, run_dir: Path, device: str | None) -> Outcome:
         setting.store.prune(job.store.max_bytes, keep=set(built.keys.values()))
     with measuring(setting.store.path):
         measurement = _measure(job, setting, built, run_dir)
-    return finish(job, built, measurement, run_dir)
+    return finish(job, built, measurement, run_dir, setting)
 
 
 def _build(job: JobConfig, run_dir: Path, device: str | None) -> Built:

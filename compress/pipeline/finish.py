@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.pipeline.built import ARTIFACT, Built
+from compress.pipeline.coverage import vocabulary_coverage
 
 if TYPE_CHECKING:
     from compress.config.job import JobConfig
+    from compress.pipeline.steps import Setting
 
 __all__ = ["Outcome", "finish", "write_status"]
 
@@ -40,6 +42,7 @@ def finish(
     built: Built,
     measurement: Mapping[str, Any],
     run_dir: Path,
+    setting: Setting,
     *,
     baseline: str | None = None,
     group: Mapping[str, str] | None = None,
@@ -54,6 +57,8 @@ def finish(
         As `compress.benchmark.measure` returns it, with the variants named as in this job.
     run_dir
         The run's directory.
+    setting
+        Whose data and store the job shares.
     baseline
         Name of the baseline among the measured variants; by default the job's own.
     group
@@ -76,6 +81,9 @@ def finish(
         overrides=list(job.overrides),
         warnings=[*built.notes, *_cut_rows(cut, built.data["rows"], job.model.max_length)],
     )
+    covered = vocabulary_coverage(built, setting.data, setting.store.path, run_dir)
+    if covered:
+        content["vocabulary"] = covered
     if group is not None:
         content["group"] = dict(group)
     content["budget"] = budget.judge(content, job.budget)

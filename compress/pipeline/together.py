@@ -140,7 +140,9 @@ def _measure_group(
                 with _told():
                     own, baseline = batch.own(member, measurement)
                     group = {"key": key, "baseline_run": leader.name}
-                    outcome = finish(member.job, member.built, own, member.run_dir, baseline=baseline, group=group)
+                    outcome = finish(
+                        member.job, member.built, own, member.run_dir, setting, baseline=baseline, group=group
+                    )
             except CompressError as error:
                 ended(member, error)
             else:
