@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.errors import MachineError
 from compress.pipeline.plan import Plan, PlannedStep, make_plan
-from compress.pipeline.quiet import working
+from compress.pipeline.quiet import measuring, working
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
@@ -97,7 +97,8 @@ def run_steps(job: JobConfig, setting: Setting) -> tuple[dict[str, Checkpoint], 
             cached = checkpoint is not None
             log.info("step %d/%d %s: %s", number, len(plan.steps), planned.name, "reused" if cached else "running")
             if checkpoint is None:
-                with working(store.path):
+                alone = planned.step.measures(planned.config)
+                with (measuring if alone else working)(store.path):
                     checkpoint = _run_step(planned, source, lineage, job, setting, done)
         seconds = round(time.perf_counter() - start, 3)
         if not cached:

@@ -138,6 +138,10 @@ class Step(ABC, Generic[C]):
         """Return what the machine decides for this config (e.g. a range reduced for want of VNNI); part of the key."""
         return {}
 
+    def measures(self, config: C) -> bool:
+        """Return whether the step times anything, and so needs the machine to itself."""
+        return False
+
     @abstractmethod
     def run(self, source: Checkpoint | SourceModel, config: C, context: Context, out: Writer) -> None:
         """Read `source`, write the new checkpoint's files through `out`."""

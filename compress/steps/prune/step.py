@@ -104,6 +104,11 @@ class PruneStep(Step[Prune]):
 
         return {"cpu": cpu_model(), "cores": usable_cores()}
 
+    def measures(self, config: Prune) -> bool:
+        """Return whether the target is a time."""
+        target = asked(config.target)
+        return target is not None and target[0] in MEASURED
+
     def run(self, source: Checkpoint | SourceModel, config: Prune, context: Context, out: Writer) -> None:
         """Cut and train in rounds, judge, save."""
         from compress.checkpoint import Checkpoint

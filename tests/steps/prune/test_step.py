@@ -186,3 +186,10 @@ def test_the_gate_holds(world: Any, tuned: Checkpoint, monkeypatch: pytest.Monke
     config.importance, config.max_metric_drop = "magnitude_l2", 0.1
     with pytest.raises(StepError, match=r"from 0\.9000 to 0\.5000.*max_metric_drop allows 0\.1"):
         world.run(tuned, config)
+
+
+@pytest.mark.parametrize(
+    ("target", "alone"), [({"speedup": 2}, True), ({"latency_ms": 3}, True), ({"macs": 0.5}, False)]
+)
+def test_a_step_that_times_something_wants_the_machine_to_itself(target: dict[str, float], alone: bool) -> None:
+    assert prune_step.PruneStep().measures(pruning(**target)) is alone
