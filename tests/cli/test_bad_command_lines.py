@@ -78,12 +78,16 @@ LINES = [
     # steps
     (
         "steps=[]",
-        "steps=[]: at least one step is needed; there are finetune, prune, vocabulary, distill, export, quantize",
+        "steps=[]: at least one step is needed; there are finetune, prune, vocabulary, distill, export, simplify, "
+        "quantize",
     ),
     ("steps=finetune", "steps=finetune"),
     ("steps=[finetune,finetune]", "finetune stands there twice; give the second a name of its own"),
     ("steps=[finetune,distil]", "'distil' is no step; did you mean distill?; allowed: finetune"),
-    ("steps=[finetune,model]", "'model' is no step; allowed: finetune, prune, vocabulary, distill, export, quantize"),
+    (
+        "steps=[finetune,model]",
+        "'model' is no step; allowed: finetune, prune, vocabulary, distill, export, simplify, quantize",
+    ),
     ("recipe=int8 distill.temperature=3", "distill.temperature=3: distill is not among the steps"),
     ("recipe=int8 distill=default", "distill is not among the steps (finetune, export, quantize)"),
     ("recipe=distill export.opset=19", "export.opset=19: export is not among the steps"),
