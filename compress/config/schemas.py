@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from compress.config.options import option
+from compress.config.quantization import DynamicQuantization
 
 __all__ = [
     "BBCNewsData",
@@ -359,22 +360,6 @@ class Simplify:
         1e-5, "largest difference of a logit that is accepted, over the largest logit (or over 1)", above=0
     )
     check_rows: int = option(64, "validation rows on which the graph is compared with its source", minimum=1)
-
-
-@dataclass
-class DynamicQuantization:
-    """ONNX Runtime dynamic INT8: weights stored as integers, activations quantized as they come."""
-
-    weight_type: str = option("int8", "integer type of the weights", choices=["int8", "uint8"])
-    per_channel: bool = option(True, "one scale per output channel instead of one per matrix")
-    reduce_range: str = option(
-        "auto", "7-bit weights: without VNNI 8-bit products can saturate", choices=["auto", "true", "false"]
-    )
-    embeddings: bool = option(True, "quantize the token embeddings too")
-    head: bool = option(False, "quantize the task head too")
-    max_metric_drop: float | None = option(
-        0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
-    )
 
 
 # --- measurement ------------------------------------------------------------------------------

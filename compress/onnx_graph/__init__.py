@@ -4,11 +4,19 @@ from compress.onnx_graph.canonical import canonicalise
 from compress.onnx_graph.files import MODEL_FILE, load_graph, save_graph
 from compress.onnx_graph.names import name_weights
 from compress.onnx_graph.tables import quantize_tables
-from compress.onnx_graph.weights import find_head, float_products, integer_products
+from compress.onnx_graph.weights import (
+    block_products,
+    dequantized_products,
+    find_head,
+    float_products,
+    integer_products,
+)
 
 __all__ = [
     "MODEL_FILE",
+    "block_products",
     "canonicalise",
+    "dequantized_products",
     "find_head",
     "float_products",
     "integer_products",

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["find_head", "float_products", "integer_products"]
+__all__ = ["block_products", "dequantized_products", "find_head", "float_products", "integer_products"]
 
 INTEGER_PRODUCTS = frozenset({"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearMatMul"})
 FLOAT_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul"})
+BLOCK_PRODUCTS = frozenset({"MatMulNBits"})
 _PASSED_THROUGH = frozenset({"Add", "Cast", "Identity", "Mul", "Reshape", "Squeeze", "Transpose"})
 
 
@@ -27,6 +28,24 @@ def float_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 def integer_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Return the nodes that multiply integers."""
     return [node for node in model.graph.node if node.op_type in INTEGER_PRODUCTS]
+
+
+def dequantized_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the float products by a stored integer weight that ``DequantizeLinear`` makes a float before."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    floats = {
+        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    }
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type in FLOAT_PRODUCTS and any(name in floats for name in node.input[:2])
+    ]
+
+
+def block_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the products of floats by weights that are stored in few bits, block by block."""
+    return [node for node in model.graph.node if node.op_type in BLOCK_PRODUCTS]
 
 
 def find_head(model: onnx.ModelProto, output: str = "logits") -> str | None:

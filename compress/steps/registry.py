@@ -26,7 +26,7 @@ GROUP = "compress.steps"
 
 _BUILT_IN: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
-        # kind: (config type, module of the step, class)
+        # kind: (config type, module of the step, class); a method of a group is GROUP/METHOD
         "source": ("compress.steps.source:SourceConfig", "compress.steps.source", "SourceStep"),
         "finetune": ("compress.config.schemas:Finetune", "compress.steps.finetune", "FinetuneStep"),
         "prune": ("compress.config.schemas:Prune", "compress.steps.prune.step", "PruneStep"),
@@ -39,7 +39,7 @@ _BUILT_IN: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         "export": ("compress.config.schemas:Export", "compress.steps.export", "ExportStep"),
         "simplify": ("compress.config.schemas:Simplify", "compress.steps.simplify.step", "SimplifyStep"),
         "quantize": (
-            "compress.config.schemas:DynamicQuantization",
+            "compress.config.quantization:DynamicQuantization",
             "compress.steps.quantize.dynamic",
             "DynamicStep",
         ),

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.config.schemas import DynamicQuantization
-from compress.errors import ConfigError, StepError
-from compress.steps.base import Context, SourceFacts, Step
+from compress.config.quantization import DynamicQuantization
+from compress.steps.base import Context
+from compress.steps.quantize.graph_step import GraphQuantization, Quantized
+from compress.steps.quantize.saturation import seven_bits
 
 if TYPE_CHECKING:
     import onnx
 
-    from compress.checkpoint import Checkpoint, Writer
-    from compress.models.source import SourceModel
+    from compress.checkpoint import Checkpoint
 
 __all__ = ["DynamicStep", "quantize_graph"]
 
 
-class DynamicStep(Step[DynamicQuantization]):
+class DynamicStep(GraphQuantization[DynamicQuantization]):
     """Quantize an exported model to INT8 without calibration.
 
     ``x W ≈ s_x s_w (q_x - z_x) q_w``: ``q_w`` is stored, ``s_x`` and ``z_x`` come from each batch's own range.
@@ -28,70 +27,24 @@ class DynamicStep(Step[DynamicQuantization]):
 
     kind: ClassVar[str] = "quantize"
     config: ClassVar[type] = DynamicQuantization
-    accepts: ClassVar[frozenset[str]] = frozenset({"onnx"})
-    leaves: ClassVar[str] = "onnx"
-    precision: ClassVar[str | None] = "int8"
-    packages: ClassVar[tuple[str, ...]] = ("numpy", "onnx", "onnxruntime", "tokenizers", "transformers")
-    modules: ClassVar[tuple[str, ...]] = (
-        "compress.steps.quantize",
-        "compress.steps.companions",
-        "compress.onnx_graph",
-        "compress.runtime",
-        "compress.tasks",
-    )
-
-    def check(self, config: DynamicQuantization, source: SourceFacts) -> None:
-        """Refuse a source that is quantized already."""
-        if source.precision != "fp32":
-            raise ConfigError(
-                f"quantize reads an fp32 checkpoint, this one is {source.precision}: quantizing twice loses twice; "
-                f"let the step follow export"
-            )
+    method: ClassVar[str] = "dynamic"
 
     def resolve(self, config: DynamicQuantization) -> Mapping[str, Any]:
-        """Return whether weights are kept to 7 bits on this machine.
+        """Return whether weights are kept to 7 bits on this machine."""
+        return {"reduce_range": seven_bits(config.reduce_range, signed=config.weight_type == "int8")}
 
-        On x86 without VNNI, products of unsigned activations and signed weights are summed in pairs in 16 bits
-        and saturate: 255 * 127 * 2 > 32767. With 7-bit weights they fit. Unsigned weights take another kernel.
-        """
-        if config.reduce_range != "auto":
-            return {"reduce_range": config.reduce_range == "true"}
-        return {"reduce_range": config.weight_type == "int8" and _pairs_saturate()}
+    def gate(self, config: DynamicQuantization) -> float | None:
+        """Return the config's."""
+        return config.max_metric_drop
 
-    def run(self, source: Checkpoint | SourceModel, config: DynamicQuantization, context: Context, out: Writer) -> None:
-        """Quantize, save, count what became integers, and judge on the validation split."""
-        from compress.checkpoint import Checkpoint
-        from compress.onnx_graph import float_products, integer_products, load_graph, save_graph
-        from compress.steps.companions import copy_companions
-        from compress.steps.quantize.gate import judge, source_metric, validation_metric
-
-        if not isinstance(source, Checkpoint):
-            raise StepError(f"step {context.name}: quantize reads an exported checkpoint; {source.name} is not one")
+    def quantize(
+        self, graph: onnx.ModelProto, config: DynamicQuantization, context: Context, source: Checkpoint
+    ) -> Quantized:
+        """Quantize the products by weights and the embedding tables."""
         reduce_range = bool(self.resolve(config)["reduce_range"])
-        graph, tables = quantize_graph(load_graph(source.path), config, reduce_range)
-        products = integer_products(graph)
-        if not products and not tables:
-            raise StepError(
-                f"step {context.name}: nothing in {source.architecture} could be quantized: "
-                f"no product by a stored weight was found in its graph"
-            )
-        save_graph(graph, out.path)
-        copy_companions(source, out)
-        facts: dict[str, Any] = {
-            "method": "dynamic",
-            "weight_type": config.weight_type,
-            "per_channel": config.per_channel,
-            "reduce_range": reduce_range,
-            "integer_products": len(products),
-            "integer_tables": len(tables),
-            "float_products": sorted(node.name for node in float_products(graph)),
-        }
-        if config.max_metric_drop is not None:
-            before = source_metric(source, context)
-            after = validation_metric(out.path, context)
-            judge(before, after, config.max_metric_drop, context)
-            facts["validation"] = {"metric": context.task.metric, "source": before, "quantized": after}
-        out.facts["quantize"] = facts
+        quantized, tables = quantize_graph(graph, config, reduce_range)
+        facts = {"weight_type": config.weight_type, "per_channel": config.per_channel, "reduce_range": reduce_range}
+        return Quantized(quantized, tables, facts)
 
 
 def quantize_graph(
@@ -133,12 +86,3 @@ def quantize_graph(
         quantized = onnx.load(str(path))
     canonicalise(quantized)
     return quantized, tables
-
-
-def _pairs_saturate() -> bool:
-    """Whether this machine's signed 8-bit kernel sums pairs of products in 16 bits."""
-    if platform.machine().lower() not in {"x86_64", "amd64", "i686"}:
-        return False
-    from compress.machine import has_vnni
-
-    return not has_vnni()
