@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.config.options import option
+from compress.config.training import Taught
 
-__all__ = ["DynamicQuantization"]
+__all__ = [
+    "DynamicQuantization",
+    "MixedQuantization",
+    "QuantizationAwareTraining",
+    "StaticQuantization",
+    "TrainedQuantization",
+    "WeightOnlyQuantization",
+]
 
 
 @dataclass
@@ -23,3 +31,127 @@ class DynamicQuantization:
     max_metric_drop: float | None = option(
         0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
     )
+
+
+@dataclass
+class StaticQuantization:
+    """ONNX Runtime static INT8: the range of every quantized activation is fixed beforehand, on training rows."""
+
+    calibration: str = option(
+        "percentile",
+        "how the range of an activation is found",
+        choices=["min_max", "percentile", "mse", "entropy"],
+    )
+    percentile: float = option(99.999, "per cent of an activation's numbers that stay inside", above=50, maximum=100)
+    calibration_rows: int = option(512, "training rows that are looked at", minimum=1)
+    batch_size: int = option(16, "rows per batch of calibration; bounds its memory", minimum=1)
+    symmetric: bool = option(False, "activations symmetric around 0 (zero point 128)")
+    per_channel: bool = option(True, "one scale per output channel instead of one per matrix")
+    weight_range: str = option(
+        "mse", "range of a channel's weights: up to the largest, or of least squared error", choices=["max", "mse"]
+    )
+    reduce_range: str = option(
+        "auto", "7-bit weights: without VNNI 8-bit products can saturate", choices=["auto", "true", "false"]
+    )
+    rounding: str = option(
+        "gptq",
+        "how weights are rounded: each to its nearest level, learned (AdaRound), or with the errors made up for (GPTQ)",
+        choices=["nearest", "adaround", "gptq"],
+    )
+    bias_correction: bool = option(True, "add what quantization takes from the mean of each output to its bias")
+    smooth: bool = option(False, "SmoothQuant: outliers of activations move into weights")
+    alpha: float | None = option(None, "migration strength of smooth; null searches it per value", minimum=0, maximum=1)
+    embeddings: bool = option(True, "quantize the token embeddings too")
+    head: bool = option(False, "quantize the task head too")
+    max_metric_drop: float | None = option(
+        0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
+    )
+
+
+@dataclass
+class WeightOnlyQuantization:
+    """4-bit or 8-bit weights in blocks that share a scale, multiplied as floats (ONNX Runtime's MatMulNBits)."""
+
+    bits: int = option(4, "bits per weight: 4 or 8", minimum=4, maximum=8)
+    block_size: int = option(64, "weights that share a scale, along the input; a power of two", minimum=16, maximum=256)
+    rounding: str = option(
+        "gptq",
+        "how weights are rounded: each to its nearest level, by half-quadratic zero points (HQQ), or with the errors "
+        "made up for on training rows (GPTQ)",
+        choices=["nearest", "hqq", "gptq"],
+    )
+    symmetric: bool = option(False, "no zero points: a little smaller, a little less accurate")
+    activations: str = option(
+        "int8", "what the kernel makes of activations while it multiplies", choices=["float32", "int8"]
+    )
+    calibration_rows: int = option(512, "training rows that rounding=gptq looks at", minimum=1)
+    batch_size: int = option(16, "rows per batch of calibration; bounds its memory", minimum=1)
+    embeddings: bool = option(True, "quantize the token embeddings too")
+    head: bool = option(False, "quantize the task head too")
+    max_metric_drop: float | None = option(
+        0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
+    )
+
+
+@dataclass
+class QuantizationAwareTraining(Taught):
+    """Train with weights and activations rounded as INT8 kernels round them; ``quantize=trained`` follows export."""
+
+    epochs: int = option(2, "passes over the training split", minimum=1)
+    learning_rate: float = option(5e-5, "peak learning rate", above=0)
+    teacher: str | None = option(None, "earlier step whose checkpoint teaches; null is the step's own source")
+    bits: str = option(
+        "auto",
+        "of weights; auto is 8, or 7 without VNNI, where 8-bit products can saturate",
+        choices=["auto", "7", "8"],
+    )
+    calibration: str = option(
+        "percentile",
+        "where the ranges of activations begin, on training rows",
+        choices=["min_max", "percentile", "mse", "entropy"],
+    )
+    percentile: float = option(99.999, "per cent of an activation's numbers that stay inside", above=50, maximum=100)
+    calibration_rows: int = option(256, "training rows that are looked at before training", minimum=1)
+    head: bool = option(False, "quantize the task head too")
+
+
+@dataclass
+class TrainedQuantization:
+    """INT8 with the ranges that quantization-aware training found; nothing is calibrated."""
+
+    embeddings: bool = option(True, "quantize the token embeddings too")
+    max_metric_drop: float | None = option(
+        0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
+    )
+
+
+@dataclass
+class MixedQuantization:
+    """Few bits where they cost little, more where they cost much: searched on validation rows, verified end to end."""
+
+    bits: str = option(
+        "8/32",
+        "of most products and of those that are spared: 8/32 is static INT8 and fp32, 4/8 weights in blocks",
+        choices=["8/32", "4/8"],
+    )
+    max_metric_drop: float | None = option(
+        None,
+        "validation metric that may be lost against the source; null is budget.max_metric_drop, else 0.005",
+        minimum=0,
+    )
+    calibration: str = option(
+        "percentile",
+        "how the range of an activation is found, for 8/32",
+        choices=["min_max", "percentile", "mse", "entropy"],
+    )
+    percentile: float = option(99.999, "per cent of an activation's numbers that stay inside", above=50, maximum=100)
+    block_size: int = option(64, "weights that share a scale, for 4/8; a power of two", minimum=16, maximum=256)
+    rounding: str = option(
+        "gptq",
+        "how weights are rounded: to the nearest level, or with the errors made up for",
+        choices=["nearest", "gptq"],
+    )
+    calibration_rows: int = option(512, "training rows that are looked at", minimum=1)
+    batch_size: int = option(16, "rows per batch of calibration; bounds its memory", minimum=1)
+    embeddings: bool = option(True, "quantize the token embeddings too: 8 bits, or 4 where they are not spared")
+    head: bool = option(False, "quantize the task head too, if the search does not spare it")

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from compress.config import schemas
+from compress.config import quantization, schemas
 from compress.config.nodes import node_of
 from compress.config.options import option
 
@@ -36,7 +36,14 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
         "distill": {"schema": schemas.Distill},
         "export": {"schema": schemas.Export},
         "simplify": {"schema": schemas.Simplify},
-        "quantize": {"dynamic_schema": schemas.DynamicQuantization},
+        "quantize": {
+            "dynamic_schema": quantization.DynamicQuantization,
+            "static_schema": quantization.StaticQuantization,
+            "aware_schema": quantization.QuantizationAwareTraining,
+            "mixed_schema": quantization.MixedQuantization,
+            "trained_schema": quantization.TrainedQuantization,
+            "weight_only_schema": quantization.WeightOnlyQuantization,
+        },
         "benchmark": {"schema": schemas.Benchmark},
         "tracker": {
             "none_schema": schemas.Tracker,
@@ -50,7 +57,14 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
 STEP_GROUPS = ("finetune", "prune", "vocabulary", "distill", "export", "simplify", "quantize")
 """Groups whose nodes may stand in ``steps``."""
 
-NEEDS_ONNX = (schemas.Simplify, schemas.DynamicQuantization)
+NEEDS_ONNX = (
+    schemas.Simplify,
+    quantization.DynamicQuantization,
+    quantization.StaticQuantization,
+    quantization.MixedQuantization,
+    quantization.TrainedQuantization,
+    quantization.WeightOnlyQuantization,
+)
 """Schemas of steps that read ONNX: before them an export is implied."""
 
 

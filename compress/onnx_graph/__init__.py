@@ -3,6 +3,7 @@
 from compress.onnx_graph.canonical import canonicalise
 from compress.onnx_graph.files import MODEL_FILE, load_graph, save_graph
 from compress.onnx_graph.names import name_weights
+from compress.onnx_graph.products import Product, products_of, replace_initializers
 from compress.onnx_graph.tables import quantize_tables
 from compress.onnx_graph.weights import (
     block_products,
@@ -14,6 +15,7 @@ from compress.onnx_graph.weights import (
 
 __all__ = [
     "MODEL_FILE",
+    "Product",
     "block_products",
     "canonicalise",
     "dequantized_products",
@@ -22,6 +24,8 @@ __all__ = [
     "integer_products",
     "load_graph",
     "name_weights",
+    "products_of",
     "quantize_tables",
+    "replace_initializers",
     "save_graph",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["quantize_rows", "quantize_tables"]
+__all__ = ["lookups_of", "quantize_rows", "quantize_tables"]
 
 SMALLEST_TABLE = 4096
 """Values; below, the three operations that are added cost more than the bytes saved (token types: 2 rows)."""
@@ -54,21 +54,8 @@ def quantize_tables(model: onnx.ModelProto, per_row: bool) -> list[str]:
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs = {value.name for value in graph.output}
     done = []
-    for tensor in sorted(graph.initializer, key=lambda item: item.name):
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or tensor.name in outputs:
-            continue
-        lookups = readers.get(tensor.name, [])
-        if not lookups or not all(_is_lookup(node, tensor.name) for node in lookups):
-            continue
-        if int(np.prod(tensor.dims)) < SMALLEST_TABLE:
-            continue
-        table, name = numpy_helper.to_array(tensor), tensor.name
+    for name, (table, lookups) in lookups_of(model).items():
         quantized, scales = quantize_rows(table, per_row)
         graph.initializer.append(numpy_helper.from_array(quantized, f"{name}_quantized"))
         graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scale"))
@@ -97,6 +84,31 @@ def quantize_tables(model: onnx.ModelProto, per_row: bool) -> list[str]:
     del graph.initializer[:]
     graph.initializer.extend(copies)
     return done
+
+
+def lookups_of(model: onnx.ModelProto) -> dict[str, tuple[np.ndarray, list[onnx.NodeProto]]]:
+    """Return every embedding table of at least `SMALLEST_TABLE` values and the nodes that look rows up in it, by name.
+
+    A table is a two-dimensional float initialiser read by nothing but ``Gather`` along axis 0.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    graph = model.graph
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    found = {}
+    for tensor in sorted(graph.initializer, key=lambda item: item.name):
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or tensor.name in outputs:
+            continue
+        lookups = readers.get(tensor.name, [])
+        if not lookups or not all(_is_lookup(node, tensor.name) for node in lookups):
+            continue
+        if int(np.prod(tensor.dims)) >= SMALLEST_TABLE:
+            found[str(tensor.name)] = numpy_helper.to_array(tensor), lookups
+    return found
 
 
 def _is_lookup(node: onnx.NodeProto, table: str) -> bool:

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
 __all__ = ["block_products", "dequantized_products", "find_head", "float_products", "integer_products"]
 
-INTEGER_PRODUCTS = frozenset({"MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearMatMul"})
+INTEGER_PRODUCTS = frozenset(
+    {"DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul"}
+)
 FLOAT_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul"})
 BLOCK_PRODUCTS = frozenset({"MatMulNBits"})
 _PASSED_THROUGH = frozenset({"Add", "Cast", "Identity", "Mul", "Reshape", "Squeeze", "Transpose"})

@@ -43,6 +43,31 @@ _BUILT_IN: Mapping[str, tuple[str, str, str]] = MappingProxyType(
             "compress.steps.quantize.dynamic",
             "DynamicStep",
         ),
+        "quantize/aware": (
+            "compress.config.quantization:QuantizationAwareTraining",
+            "compress.steps.quantize.trained",
+            "QuantizationAwareStep",
+        ),
+        "quantize/trained": (
+            "compress.config.quantization:TrainedQuantization",
+            "compress.steps.quantize.trained",
+            "TrainedStep",
+        ),
+        "quantize/mixed": (
+            "compress.config.quantization:MixedQuantization",
+            "compress.steps.quantize.mixed",
+            "MixedStep",
+        ),
+        "quantize/weight_only": (
+            "compress.config.quantization:WeightOnlyQuantization",
+            "compress.steps.quantize.weight_only",
+            "WeightOnlyStep",
+        ),
+        "quantize/static": (
+            "compress.config.quantization:StaticQuantization",
+            "compress.steps.quantize.static",
+            "StaticStep",
+        ),
     }
 )
 

@@ -88,6 +88,12 @@ def context(tmp_path: Path) -> Any:
     return build_context(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def context_in() -> Callable[..., Any]:
+    """Return a function that makes a context with its directories below a folder."""
+    return build_context
+
+
 @pytest.fixture
 def pair_context(tmp_path: Path) -> Any:
     """Return a context over pairs of texts."""
@@ -100,11 +106,13 @@ def run_step() -> Callable[..., Any]:
 
     def run(step: Any, source: Any, config: Any, context: Any, folder: Path) -> Any:
         from compress.checkpoint import Writer
+        from compress.steps.base import SourceFacts
 
         folder.mkdir(parents=True)
         out = Writer(folder)
         step.run(source, config, context, out)
-        return finish(out, step.leaves, step.precision)
+        facts = SourceFacts(source.format, source.precision, "bert", 2)
+        return finish(out, step.leaves, step.after(config, facts).precision)
 
     return run
 

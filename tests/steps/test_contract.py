@@ -10,6 +10,13 @@ from typing import Any
 import pytest
 
 from compress.checkpoint import Checkpoint, open_checkpoint
+from compress.config.quantization import (
+    MixedQuantization,
+    QuantizationAwareTraining,
+    StaticQuantization,
+    TrainedQuantization,
+    WeightOnlyQuantization,
+)
 from compress.config.schemas import (
     Distill,
     DynamicQuantization,
@@ -32,6 +39,11 @@ CONFIGS: dict[str, Any] = {
     "export": Export(check_rows=8),
     "simplify": Simplify(check_rows=8),
     "quantize": DynamicQuantization(max_metric_drop=None),
+    "quantize/aware": QuantizationAwareTraining(epochs=1, batch_size=16, learning_rate=1e-3, calibration_rows=32),
+    "quantize/mixed": MixedQuantization(max_metric_drop=1.0, calibration_rows=32),
+    "quantize/trained": TrainedQuantization(max_metric_drop=None),
+    "quantize/static": StaticQuantization(max_metric_drop=None, calibration_rows=32),
+    "quantize/weight_only": WeightOnlyQuantization(max_metric_drop=None, calibration_rows=32),
 }
 KINDS = sorted(CONFIGS)
 
@@ -41,6 +53,8 @@ def source_of(world: Any, tuned: Checkpoint) -> Callable[[str], Any]:
     """Return a function that gives a source that the kind of step accepts."""
 
     def give(kind: str) -> Any:
+        if kind == "quantize/trained":
+            return world.run(world.run(tuned, CONFIGS["quantize/aware"]), CONFIGS["export"])
         accepts = step_kinds()[kind].accepts
         if "torch" in accepts:
             return tuned

@@ -1,0 +1,273 @@
+"""Quantization-aware training, and the INT8 graph that computes what it saw."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from compress.config.quantization import QuantizationAwareTraining, TrainedQuantization
+from compress.errors import ConfigError, StepError
+from compress.steps.base import Context, SourceFacts, Step
+from compress.steps.quantize.graph_step import GraphQuantization, Quantized
+from compress.steps.quantize.saturation import pairs_saturate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx
+
+    from compress.checkpoint import Checkpoint, Writer
+    from compress.models.source import SourceModel
+
+__all__ = ["ENCODINGS_FILE", "QuantizationAwareStep", "TrainedStep"]
+
+log = logging.getLogger(__name__)
+
+ENCODINGS_FILE = "encodings.json"
+"""Beside weights that training left on their grids: the encoding of each product's input, and levels of its weights."""
+
+
+class QuantizationAwareStep(Step[QuantizationAwareTraining]):
+    """Train a model whose products compute as INT8 kernels do, taught by the model as it was.
+
+    Leaves a torch checkpoint whose weights lie on their INT8 grids, and ``encodings.json``. After ``export`` (and
+    ``simplify``), ``quantize=trained`` writes the graph of integers. Other steps in between would leave the grids, and
+    do not hand the encodings on.
+    """
+
+    kind: ClassVar[str] = "quantize/aware"
+    config: ClassVar[type] = QuantizationAwareTraining
+    accepts: ClassVar[frozenset[str]] = frozenset({"torch"})
+    leaves: ClassVar[str] = "torch"
+    precision: ClassVar[str | None] = "fp32"
+    packages: ClassVar[tuple[str, ...]] = (
+        "accelerate",
+        "evaluate",
+        "numpy",
+        "safetensors",
+        "seqeval",
+        "tokenizers",
+        "torch",
+        "transformers",
+    )
+    modules: ClassVar[tuple[str, ...]] = (
+        "compress.steps.quantize",
+        "compress.training",
+        "compress.models",
+        "compress.tasks",
+    )
+    trains: ClassVar[bool] = True
+
+    def inputs(self, config: QuantizationAwareTraining) -> tuple[str, ...]:
+        """Return the teacher's step, if one is named and its answers are asked for."""
+        from compress.training.distillation import asks_teacher
+
+        return () if config.teacher is None or not asks_teacher(config) else (config.teacher,)
+
+    def check(self, config: QuantizationAwareTraining, source: SourceFacts) -> None:
+        """Refuse a source that is no fp32 model, and a loss without terms."""
+        from compress.training.distillation import check_terms
+
+        if source.precision != "fp32":
+            raise ConfigError(
+                f"quantization-aware training trains an fp32 model, this one is {source.precision}; put it before "
+                f"export and quantize"
+            )
+        check_terms(config)
+
+    def resolve(self, config: QuantizationAwareTraining) -> Mapping[str, Any]:
+        """Return the bits of weights on this machine."""
+        return {"bits": (7 if pairs_saturate() else 8) if config.bits == "auto" else int(config.bits)}
+
+    def run(
+        self, source: Checkpoint | SourceModel, config: QuantizationAwareTraining, context: Context, out: Writer
+    ) -> None:
+        """Calibrate, train, leave the weights on their grids."""
+        from compress.checkpoint import Checkpoint
+        from compress.files import canonical_json
+        from compress.models.torch_io import load_model, load_tokenizer, save_model
+        from compress.steps.quantize.fake import observe, unwrap, wrap
+        from compress.training import reproducible
+        from compress.training.distillation import check_teacher, teach
+
+        if not isinstance(source, Checkpoint):
+            raise StepError(f"step {context.name}: it reads a checkpoint; {source.name} was never loaded into one")
+        teacher = context.inputs[config.teacher] if self.inputs(config) and config.teacher is not None else source
+        check_teacher(
+            teacher,
+            source,
+            config,
+            context.task.labels,
+            layers=source.layers,
+            named=f"{context.name}.teacher={config.teacher or 'the source'}",
+            where=context.name,
+        )
+        model, tokenizer = load_model(source), load_tokenizer(source.path)
+        bits = int(self.resolve(config)["bits"])
+        names = _products(model, head=config.head)
+        groups = [[model.get_submodule(name) for name in group] for group in names]
+        if not groups:
+            raise StepError(f"step {context.name}: {source.architecture} has no linear module to quantize")
+        with reproducible(context.seed, context.threads):
+            batches = _batches(tokenizer, config, context)
+            starts = observe(model, [group[0] for group in groups], batches, config.calibration, config.percentile)
+            handles = wrap(groups, starts, bits)
+        lesson = teach(
+            model,
+            tokenizer,
+            source,
+            teacher,
+            context.task,
+            context.data,
+            config,
+            max_length=context.max_length,
+            seed=context.seed,
+            device=context.device,
+            threads=context.threads,
+            scratch=context.scratch,
+            cache=context.cache,
+            where=context.name,
+            description=context.name,
+        )
+        encodings, levels = unwrap(groups, handles)
+        products = {
+            name: {"scale": code.scale, "zero": code.zero, "levels": [int(level) for level in most]}
+            for group, code, of_group in zip(names, encodings, levels, strict=True)
+            for name, most in zip(group, of_group, strict=True)
+        }
+        (out.path / ENCODINGS_FILE).write_bytes(canonical_json({"bits": bits, "products": products}))
+        out.facts["truncated"] = lesson.truncated
+        out.facts["best_epoch"] = lesson.result.epoch
+        out.facts["validation"] = {context.task.metric: lesson.result.metric}
+        out.facts["history"] = lesson.result.history
+        out.facts["quantize"] = {"method": "aware", "bits": bits, "products": len(products)}
+        save_model(out, model, tokenizer, context.max_length)
+
+
+class TrainedStep(GraphQuantization[TrainedQuantization]):
+    """Write the INT8 graph of a model that quantization-aware training left: nothing is chosen, nothing is rounded."""
+
+    kind: ClassVar[str] = "quantize/trained"
+    config: ClassVar[type] = TrainedQuantization
+    method: ClassVar[str] = "trained"
+
+    def gate(self, config: TrainedQuantization) -> float | None:
+        """Return the config's."""
+        return config.max_metric_drop
+
+    def quantize(
+        self, graph: onnx.ModelProto, config: TrainedQuantization, context: Context, source: Checkpoint
+    ) -> Quantized:
+        """Place the encodings that the checkpoint carries."""
+        from compress.onnx_graph import canonicalise, products_of, quantize_tables
+        from compress.steps.quantize.placement import Placed, place
+        from compress.steps.quantize.ranges import Encoding
+
+        bits, known = _encodings(source.path, context)
+        placed = []
+        for product in products_of(graph):
+            entries = _entries(product.name, known)
+            if entries is None:
+                continue
+            code = Encoding(entries[0]["scale"], entries[0]["zero"])
+            if any(entry["scale"] != code.scale or entry["zero"] != code.zero for entry in entries):
+                raise StepError(
+                    f"step {context.name}: {product.name} joins products whose inputs were trained with different "
+                    f"ranges; leave simplify out of steps, or set simplify.merge=false"
+                )
+            levels = np.concatenate([np.asarray(entry["levels"]) for entry in entries])
+            placed.append(Placed(product, code, _on_grid(product.name, product.weight, levels, bits, context)))
+        if not placed:
+            raise StepError(f"step {context.name}: none of the products in the graph bears the name of a trained one")
+        place(graph, placed)
+        tables = quantize_tables(graph, per_row=True) if config.embeddings else []
+        canonicalise(graph)
+        return Quantized(graph, tables, {"bits": bits, "trained": len(placed)})
+
+
+def _products(model: Any, *, head: bool) -> list[list[str]]:
+    """Return names of the linear modules to quantize, those that read one value together."""
+    import torch
+
+    from compress.models.families import family
+
+    places = family(model.config.model_type)
+    base, layers = f"{places.base}.", f"{places.base}.{places.layers}."
+    together = (places.query, places.key, places.value)
+    groups: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.Linear) or not (head or name.startswith(base)):
+            continue
+        key = name
+        if name.startswith(layers):
+            number, _, path = name.removeprefix(layers).partition(".")
+            key = f"{number}.attention" if path in together else f"{number}.ffn" if path in places.ffn_inputs else name
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
+def _batches(tokenizer: Any, config: QuantizationAwareTraining, context: Context) -> list[Any]:
+    from compress.tasks.padding import padding_of
+    from compress.training.batches import Collator, sorted_batches
+
+    train = context.data.train
+    chosen = np.sort(np.random.default_rng(context.seed).permutation(len(train))[: config.calibration_rows])
+    features = context.task.encode(train.iloc[chosen].reset_index(drop=True), tokenizer, context.max_length)
+    collate = Collator(context.task, features, padding_of(tokenizer))
+    return [collate(rows) for rows in sorted_batches(features.lengths, 16)]
+
+
+def _encodings(directory: Path, context: Context) -> tuple[int, dict[str, Any]]:
+    path = directory / ENCODINGS_FILE
+    if not path.is_file():
+        raise StepError(
+            f"step {context.name}: its source carries no {ENCODINGS_FILE}: quantize=trained follows quantization-aware "
+            f"training, with nothing but export and simplify in between, as recipe=qat_int8 has it; for other models "
+            f"use quantize=static"
+        )
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return int(content["bits"]), dict(content["products"])
+
+
+def _entries(name: str, known: Mapping[str, Any]) -> list[Any] | None:
+    """Return the entries of a product; of ``a.query_key_value`` those of ``a.query``, ``a.key`` and ``a.value``."""
+    name = name.removesuffix("_MatMul")
+    if name in known:
+        return [known[name]]
+    head, _, tail = name.rpartition(".")
+    found, rest = [], tail
+    while rest:
+        part = next(
+            (
+                end
+                for end in range(len(rest), 0, -1)
+                if (end == len(rest) or rest[end] == "_") and f"{head}.{rest[:end]}" in known
+            ),
+            None,
+        )
+        if part is None:
+            return None
+        found.append(known[f"{head}.{rest[:part]}"])
+        rest = rest[part + 1 :]
+    return found or None
+
+
+def _on_grid(name: str, weight: np.ndarray, levels: np.ndarray, bits: int, context: Context) -> Any:
+    """Return the integers that a weight stands for, whatever its outputs have been multiplied by."""
+    from compress.steps.quantize.weights import IntegerWeight
+
+    largest = np.abs(weight).max(axis=0)
+    scales = np.where(levels > 0, largest / np.maximum(levels, 1), 1.0).astype(np.float32)
+    exact = weight / scales
+    off = float(np.abs(exact - np.rint(exact)).max(initial=0.0))
+    if off > 1e-2 or len(levels) != weight.shape[1]:
+        raise StepError(
+            f"step {context.name}: the weight of {name} has left its grid (by {off:.2g} of a step): nothing but export "
+            f"and simplify may stand between quantization-aware training and quantize=trained"
+        )
+    most = 2 ** (bits - 1) - 1
+    return IntegerWeight(np.clip(np.rint(exact), -most, most).astype(np.int8), scales)

@@ -1,0 +1,113 @@
+"""Quantization-aware training: what it sees is what the runtime computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compress.config.quantization import QuantizationAwareTraining, TrainedQuantization
+from compress.config.schemas import Export, Simplify
+from compress.errors import ConfigError, StepError
+from compress.steps.base import SourceFacts
+from compress.steps.export import ExportStep
+from compress.steps.quantize.trained import ENCODINGS_FILE, QuantizationAwareStep, TrainedStep
+from compress.steps.simplify.step import SimplifyStep
+
+AWARE = QuantizationAwareTraining(epochs=1, batch_size=4, calibration_rows=12, learning_rate=1e-3)
+TRAINED = TrainedQuantization(max_metric_drop=None)
+
+
+def test_a_fake_weight_is_on_its_grid_and_passes_gradients() -> None:
+    import torch
+
+    from compress.steps.quantize.fake import FakeWeight
+
+    weight = torch.linspace(-1.2, 1.2, 24).reshape(2, 12).requires_grad_()
+    fake = FakeWeight(np.array([0.01, 0.1]), 8)
+    found = fake(weight)
+    levels = found / torch.tensor([[0.01], [0.1]])
+    assert torch.allclose(levels, levels.round(), atol=1e-4)
+    assert levels.abs().max() <= 127.001
+    found.sum().backward()
+    assert weight.grad is not None
+    assert torch.all((weight.grad == 1) == ((weight / torch.tensor([[0.01], [0.1]])).abs() <= 127))
+    assert fake.power.grad is not None
+    assert fake.power.grad.abs().sum() > 0
+
+
+@pytest.fixture(scope="module")
+def aware(source: Any, run_step: Any, context_in: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("aware")
+    return run_step(QuantizationAwareStep(), source, AWARE, context_in(folder), folder / "torch")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("simplify", [False, True])
+def test_the_graph_computes_what_training_saw(
+    aware: Any, source: Any, context: Any, run_step: Any, tmp_path: Path, simplify: bool
+) -> None:
+    """Wrap the trained model anew with what it left, and compare with ONNX Runtime on real rows."""
+    import torch
+
+    from compress.models.torch_io import load_model
+    from compress.runtime import open_predictor
+    from compress.steps.quantize.ranges import Encoding
+
+    exported = run_step(ExportStep(), aware, Export(check_rows=4), context, tmp_path / "onnx")
+    assert (exported.path / ENCODINGS_FILE).is_file()
+    if simplify:
+        exported = run_step(SimplifyStep(), exported, Simplify(check_rows=4), context, tmp_path / "simple")
+    left = run_step(
+        TrainedStep(), exported, TrainedQuantization(embeddings=False, max_metric_drop=None), context, tmp_path / "int8"
+    )
+    facts = left.manifest.facts["quantize"]
+    assert (
+        facts["executed"]["integer"] == facts["trained"] == (2 * 4 + 2 if simplify else 2 * 6 + 1)
+    )  # the last query is apart
+    assert facts["executed"]["float"] == 1
+
+    model = load_model(aware)
+    products = json.loads((aware.path / ENCODINGS_FILE).read_text())["products"]
+    assert len(products) == 2 * 6 + 1
+
+    def rounding(code: Encoding) -> Any:
+        return lambda _, inputs: (torch.from_numpy(code.apply(inputs[0].numpy()).astype(np.float32)), *inputs[1:])
+
+    for name, entry in products.items():
+        linear = model.get_submodule(name)
+        steps = linear.weight.abs().amax(dim=1) / torch.tensor(entry["levels"]).clamp_min(1)
+        levels = linear.weight / steps[:, None]
+        assert torch.allclose(levels, levels.round(), atol=1e-3)
+        linear.register_forward_pre_hook(rounding(Encoding(entry["scale"], entry["zero"])))
+    ids = np.random.default_rng(0).integers(5, 24, (4, 11))
+    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.ones(4, 11, dtype=torch.int64)}
+    with torch.no_grad():
+        expected = model(**inputs).logits.numpy()
+    with open_predictor(left, threads=1) as predictor:
+        found = predictor.logits({"input_ids": ids})
+    # A value that falls between two levels may go to either; one level of one value moves a logit by little.
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+def test_a_model_that_was_not_trained_so_is_refused(
+    exported: Any, aware: Any, context: Any, run_step: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(StepError, match="recipe=qat_int8"):
+        run_step(TrainedStep(), exported, TRAINED, context, tmp_path / "one")
+    left = run_step(ExportStep(), aware, Export(check_rows=4), context, tmp_path / "onnx")
+    content = json.loads((left.path / ENCODINGS_FILE).read_text())
+    first = next(iter(content["products"].values()))
+    first["levels"] = [level - 1 for level in first["levels"]]
+    (left.path / ENCODINGS_FILE).write_text(json.dumps(content))
+    with pytest.raises(StepError, match="has left its grid"):
+        run_step(TrainedStep(), left, TRAINED, context, tmp_path / "two")
+
+
+def test_refusals() -> None:
+    with pytest.raises(ConfigError, match="trains an fp32 model"):
+        QuantizationAwareStep().check(AWARE, SourceFacts("torch", "int8", "bert", 2))
