@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.steps.prune.cost import Cost
 from compress.steps.prune.search import Level, allocate
-from compress.steps.prune.targets import between
+from compress.steps.prune.targets import between, nearest_ratio
 
 if TYPE_CHECKING:
     import torch
@@ -262,7 +262,7 @@ def counts_within_ratio(
             whole * between(1.0, 1 - (ratio or 0.0), progress),
             allocation,
             target=f"target.ratio.{name}={ratio}",
-            reach=lambda least, whole=whole, name=name: f"target.ratio.{name}={1 - least / whole:.2f}",  # type: ignore[misc]
+            reach=partial(nearest_ratio, name, whole=whole),
             judge=None if judge is None else partial(_judged, judge, found, place, blocks),
         )
         found[place] = _named(blocks, choice)

@@ -18,6 +18,7 @@ from compress.steps.prune.targets import (
     between,
     hidden_left,
     layers_left,
+    nearest_target,
     plain_targets,
     shape_of,
 )
@@ -185,13 +186,7 @@ class Cutter:
             start, whole = source, reference
 
         def reach(least: float) -> str:
-            if name == "latency_ms":
-                return f"target.latency_ms={least:.3g}"
-            return (
-                f"target.speedup={whole / least:.2f}"
-                if name == "speedup"
-                else f"target.{name}={least / whole:.3f} (a share)"
-            )
+            return nearest_target(name, least, whole)
 
         end = budget_of(plain_targets(self.config.target), whole)
         return Goal(name, value, cost, between(start, end, progress), whole, reach)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from compress.config.shapes import expand
@@ -11,7 +12,18 @@ from compress.steps.prune.cost import share_of
 if TYPE_CHECKING:
     from compress.config.schemas import PruneTarget
 
-__all__ = ["MEASURED", "asked", "between", "check_target", "hidden_left", "layers_left", "plain_targets", "shape_of"]
+__all__ = [
+    "MEASURED",
+    "asked",
+    "between",
+    "check_target",
+    "hidden_left",
+    "layers_left",
+    "nearest_ratio",
+    "nearest_target",
+    "plain_targets",
+    "shape_of",
+]
 
 RATIOS = ("heads", "neurons", "layers", "hidden")
 MEASURED = ("speedup", "latency_ms")
@@ -104,3 +116,31 @@ def hidden_left(target: PruneTarget, width: int, multiple: int, progress: float 
     if not ratio:
         return width
     return max(1, round(between(1.0, 1 - ratio, progress) * width / multiple)) * multiple
+
+
+def nearest_target(name: str, least: float, whole: float) -> str:
+    """Return the target that the smallest structure just meets, rounded to the side that it does meet.
+
+    Parameters
+    ----------
+    name
+        One of `plain_targets`.
+    least, whole
+        What the smallest structure and the reference cost.
+    """
+    if name == "speedup":
+        return f"target.speedup={_rounded(whole / least, 2, up=False):.2f}"
+    if name == "latency_ms":
+        digits = 2 - math.floor(math.log10(least))
+        return f"target.latency_ms={_rounded(least, digits, up=True):.{max(0, digits)}f}"
+    return f"target.{name}={_rounded(least / whole, 3, up=True):.3f} (a share)"
+
+
+def nearest_ratio(name: str, least: float, whole: float) -> str:
+    """Return the ratio of a dimension that leaves the smallest structure, rounded down."""
+    return f"target.ratio.{name}={_rounded(1 - least / whole, 2, up=False):.2f}"
+
+
+def _rounded(value: float, digits: int, *, up: bool) -> float:
+    scaled = value * 10.0**digits
+    return (math.ceil(scaled - 1e-9) if up else math.floor(scaled + 1e-9)) / 10.0**digits

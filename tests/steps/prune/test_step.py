@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from compress.config.schemas import Prune, PruneRatio, PruneTarget
 from compress.errors import ConfigError, StepError
 from compress.steps.prune import cutting
 from compress.steps.prune import step as prune_step
+from compress.steps.prune.targets import nearest_target
 
 CRITERIA = [option for option in Prune.__dataclass_fields__["importance"].metadata["choices"] if option != "ziplm"]
 
@@ -177,6 +179,42 @@ def test_a_target_out_of_reach_names_the_nearest(world: Any, tuned: Checkpoint) 
     config.importance = "magnitude_l2"
     with pytest.raises(ConfigError, match=r"target\.macs=0\.\d+"):
         world.run(tuned, config)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [{"macs": 0.001}, {"params": 0.001}, {"size": 0.001}, {"ratio": {"heads": 0.99}}, {"ratio": {"neurons": 0.99}}],
+    ids=str,
+)
+def test_the_nearest_that_is_named_is_reached(target: dict[str, Any], world: Any, tuned: Checkpoint) -> None:
+    def config(asked: dict[str, Any]) -> Prune:
+        made = pruning(**{name: PruneRatio(**one) if name == "ratio" else one for name, one in asked.items()})
+        made.importance, made.multiple, made.least_heads = "magnitude_l2", 7, 1
+        return made
+
+    with pytest.raises(ConfigError, match="out of reach") as caught:
+        world.run(tuned, config(target))
+    found = re.search(r"nearest that can be reached is target\.([\w.]+)=([\d.]+\d)", str(caught.value))
+    assert found is not None
+    name, _, inner = found[1].partition(".")
+    value = float(found[2])
+    world.run(tuned, config({name: {inner: value} if inner else value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "whole", "nearest"),
+    [
+        ("speedup", 1.0, 2.009, "target.speedup=2.00"),
+        ("latency_ms", 1.2341, 9.0, "target.latency_ms=1.24"),
+        ("latency_ms", 123.41, 900.0, "target.latency_ms=124"),
+        ("macs", 0.1231, 1.0, "target.macs=0.124 (a share)"),
+        ("macs", 0.3, 1.0, "target.macs=0.300 (a share)"),
+    ],
+)
+def test_the_nearest_target_is_rounded_to_the_side_that_is_reached(
+    name: str, least: float, whole: float, nearest: str
+) -> None:
+    assert nearest_target(name, least, whole) == nearest
 
 
 def test_the_gate_holds(world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
