@@ -69,10 +69,10 @@ def shape_of(target: PruneTarget) -> tuple[int, int]:
 def check_target(target: PruneTarget, layers: int) -> None:
     """Refuse anything but exactly one target that a model of so many layers can have."""
     asked(target)
-    if target.params is not None and 1 <= target.params < 1000:
-        raise ConfigError(
-            f"prune: target.params={target.params:g}: parameters that stay; below 1 a share, 0.5 for half"
-        )
+    for name, unit in (("params", "parameters"), ("macs", "multiply-accumulates"), ("size", "bytes")):
+        value = getattr(target, name)
+        if value is not None and 1 <= value < 1000:
+            raise ConfigError(f"prune: target.{name}={value:g}: {unit} that stay; below 1 a share, 0.5 for half")
     shape_of(target)
     layers_left(target, layers)
 
@@ -96,7 +96,7 @@ def layers_left(target: PruneTarget, layers: int, progress: float = 1.0) -> int:
     Raises
     ------
     ConfigError
-        If none would.
+        If none would, or all.
     """
     ratio = target.ratio.layers
     if not ratio:
@@ -106,6 +106,10 @@ def layers_left(target: PruneTarget, layers: int, progress: float = 1.0) -> int:
         raise ConfigError(
             f"prune: target.ratio.layers={ratio:g} leaves none of {layers} layers; "
             f"at most {1 - 1 / layers:.2f} leaves one"
+        )
+    if left == layers and progress >= 1:
+        raise ConfigError(
+            f"prune: target.ratio.layers={ratio:g} takes none of {layers} layers; {1 / layers:.2f} takes one, null none"
         )
     return left
 

@@ -166,6 +166,9 @@ def test_a_speedup_on_this_machine(world: Any, tuned: Checkpoint) -> None:
         ({"macs": 0.5, "shape": "natural"}, "one shape"),
         ({"macs": 0.5, "shape": "1/8x32"}, "one shape"),
         ({"params": 2}, "below 1 a share"),
+        ({"macs": 50}, r"target\.macs=50: multiply-accumulates that stay; below 1 a share"),
+        ({"size": 1}, r"target\.size=1: bytes that stay; below 1 a share"),
+        ({"ratio": PruneRatio(layers=0.05)}, r"takes none of 6 layers; 0\.17 takes one"),
     ],
     ids=str,
 )
