@@ -88,6 +88,11 @@ class PruneStep(Step[Prune]):
                 f"prune: gates are trained by importance=hard_concrete, this is {config.importance}; "
                 f"leave gates as they are, or set importance=hard_concrete"
             )
+        if config.importance == "ziplm" and config.compensate != "auto":
+            raise ConfigError(
+                f"prune: compensate={config.compensate} is for importance that repairs nothing itself, ziplm updates "
+                f"what stays; leave compensate as it is, or set another importance"
+            )
         check_recovery(config)
         if config.activation is not None:
             check_activation(family(source.architecture), config.activation)

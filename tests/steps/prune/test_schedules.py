@@ -296,6 +296,8 @@ def test_a_run_leaves_every_member(tmp_path: Path) -> None:
     [
         ({"reference": "finetune", "target": PruneTarget(ratio=PruneRatio(heads=0.5))}, "reference=finetune is set"),
         ({"gates": PruneGates(updates=3)}, "gates are trained by importance=hard_concrete"),
+        ({"importance": "ziplm", "compensate": "masks"}, "ziplm updates what stays"),
+        ({"recover": Recovery(learning_rate=1e-3)}, r"recover\.epochs=0.*set recover\.epochs=3"),
         ({"recover": Recovery(epochs=1, weights=DistillWeights(0.0, 0.0, 0.0))}, "nothing to learn from"),
         (
             {
