@@ -91,6 +91,29 @@ def test_all_dimensions_at_once(world: Any, tuned: Checkpoint) -> None:
     assert (found["layers"], found["hidden_size"], found["heads"], found["intermediate_size"]) == (1, 24, [1], [48])
 
 
+@pytest.mark.parametrize("ratio", [{"heads": 0.5}, {"neurons": 0.5}, {"layers": 0.5}, {"hidden": 0.5}], ids=str)
+def test_a_model_that_is_not_the_masked_one_is_never_saved(
+    ratio: dict[str, float], world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from compress.models import surgery
+
+    real = surgery.cut
+
+    def wrong(model: Any, what: surgery.Cut) -> Any:
+        pruned = real(model, what)
+        with torch.no_grad():
+            pruned.classifier.weight[0, 0] += 1.0
+        return pruned
+
+    monkeypatch.setattr(surgery, "cut", wrong)
+    config = pruning(ratio=PruneRatio(**ratio))
+    config.importance = "magnitude_l2"
+    with pytest.raises(StepError, match="differs from the masked one"):
+        world.run(tuned, config)
+
+
 class Watch:
     """Times by a formula, a tenth slower in the end than the table says."""
 
