@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import StepError
-from compress.steps.prune.choose import Counts, copy_of, counts_within, counts_within_ratio, judge_of, losses_of
+from compress.steps.prune.choose import (
+    Counts,
+    check_ratio_reach,
+    check_reach,
+    copy_of,
+    counts_within,
+    counts_within_ratio,
+    judge_of,
+    losses_of,
+)
 from compress.steps.prune.cost import Cost, budget_of
 from compress.steps.prune.measured import Stopwatch
 from compress.steps.prune.targets import (
@@ -54,6 +63,8 @@ class Goal:
         Of structures of the model that is cut.
     budget : float
         What the whole model may cost after the cut.
+    end : float
+        What it may cost after the last one.
     whole : float
         What the reference costs.
     reach
@@ -64,6 +75,7 @@ class Goal:
     value: float
     cost: Cost
     budget: float
+    end: float
     whole: float
     reach: Callable[[float], str]
 
@@ -146,6 +158,18 @@ class Cutter:
         """Return the model with fewer heads and neurons."""
         config, ratio, sizes = self.config, self.config.target.ratio, _structure(model)
         goal = self._goal(model, progress)
+        ratios = {"heads": ratio.heads, "neurons": ratio.neurons}
+        wholes = {
+            "heads": sum(self._source.heads[layer] for layer in layers),
+            "neurons": sum(self._source.intermediate_size[layer] for layer in layers),
+        }
+        # Not only in the last of many rounds, nor after importance has been computed.
+        if goal is not None:
+            check_reach(
+                model, config, goal.cost, goal.end, target=f"target.{goal.name}={goal.value:g}", reach=goal.reach
+            )
+        elif len(layers) == layers_left(config.target, self._source.layers):
+            check_ratio_reach(model, config, ratios, wholes)
         if goal is None:
             given = [one for one in (ratio.heads, ratio.neurons) if one]
             share = sum(1 - one for one in given) / len(given)
@@ -155,17 +179,7 @@ class Cutter:
         losses = losses_of(model, config, self.batches, self._loss, self.context.seed, share)
         judge = judge_of(model, losses, self.batches, self._loss) if config.allocation == "reweighted" else None
         if goal is None:
-            counts = counts_within_ratio(
-                losses,
-                {"heads": ratio.heads, "neurons": ratio.neurons},
-                {
-                    "heads": sum(self._source.heads[layer] for layer in layers),
-                    "neurons": sum(self._source.intermediate_size[layer] for layer in layers),
-                },
-                config.allocation,
-                progress,
-                judge,
-            )
+            counts = counts_within_ratio(losses, ratios, wholes, config.allocation, progress, judge)
             return _with(model, losses, counts), {}
         counts, facts = self._met(losses, goal, progress, judge)
         return _with(model, losses, counts), facts
@@ -191,7 +205,7 @@ class Cutter:
             return nearest_target(name, least, whole)
 
         end = budget_of(plain_targets(self.config.target), whole)
-        return Goal(name, value, cost, between(start, end, progress), whole, reach)
+        return Goal(name, value, cost, between(start, end, progress), end, whole, reach)
 
     def _met(self, losses: Losses, goal: Goal, progress: float, judge: Judge | None) -> tuple[Counts, dict[str, Any]]:
         """Return the heads and neurons that stay per layer, and facts of how the goal was met."""
