@@ -252,6 +252,12 @@ class Cutter:
             "%s: %.3f ms, %.2fx, for %s=%g (the reference takes %.3f ms)",
             *(self.context.name, met.measured, speedup, goal.name, goal.value, goal.whole),
         )
+        if not met.met:
+            log.warning(
+                "%s: %s=%g is missed by %.1f%% after %d attempts; the nearest structure is kept (prune.multiple and "
+                "prune.target.tolerance say how near one can come)",
+                *(self.context.name, goal.name, goal.value, 100 * abs(met.measured / goal.budget - 1), len(met.tried)),
+            )
         return met.structure, {
             "target": goal.name,
             "asked": goal.value,
@@ -260,6 +266,7 @@ class Cutter:
             "measured_ms": round(met.measured, 4),
             "speedup": round(speedup, 3),
             "attempts": len(met.tried),
+            "met": met.met,
         }
 
     def _stopwatch(self) -> Stopwatch:

@@ -160,6 +160,21 @@ def test_a_speedup_that_was_missed_is_corrected_once(
     assert facts["predicted_ms"] < facts["measured_ms"]
 
 
+def test_a_speedup_that_stays_missed_is_said_so(
+    world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stuck(Watch):
+        def ratio(self, counts: Any) -> float:
+            return 1.0
+
+    monkeypatch.setattr(cutting, "Stopwatch", Stuck)
+    config = pruning(speedup=1.6)
+    config.importance = "magnitude_l2"
+    facts = world.run(tuned, config).manifest.facts["prune"]
+    assert facts["met"] is False
+    assert "speedup=1.6 is missed by 60.0%" in caplog.text
+
+
 def test_a_speedup_out_of_reach_names_the_nearest(
     world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
