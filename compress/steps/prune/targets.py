@@ -48,7 +48,11 @@ def asked(target: PruneTarget) -> tuple[str, float] | None:
         return share_of(plain)
     given = [f"target.{name}={value:g}" for name, value in plain.items() if value is not None]
     if given:
-        raise ConfigError(f"prune: target.ratio and {given[0]} are both set; exactly one target is needed")
+        name = given[0].partition("=")[0]
+        raise ConfigError(
+            f"prune: target.ratio and {given[0]} are both set; exactly one target is needed, set {name}=null or the "
+            f"ratios to null"
+        )
     return None
 
 
