@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import StepError
 from compress.steps.prune.choose import (
     Counts,
     check_ratio_reach,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     from compress.config.schemas import Prune
     from compress.models.structure import Structure
-    from compress.models.surgery import Cut
     from compress.steps.base import Context
     from compress.steps.prune.choose import Judge, Losses
     from compress.steps.prune.cost import LinearCost
@@ -132,6 +130,7 @@ class Cutter:
         StepError
             If the model that was cut is not the one that was masked.
         """
+        from compress.models.checking import compared_cut
         from compress.models.surgery import Cut
         from compress.steps.prune.whole_parts import hidden_to_drop, layers_to_keep
 
@@ -140,14 +139,14 @@ class Cutter:
         left = layers_left(target, self._source.layers, progress)
         if left < len(stay):
             kept = layers_to_keep(model, left, self.batches, self._loss)
-            model, stay = _compared_cut(model, Cut(layers=kept)), [stay[place] for place in kept]
+            model, stay = compared_cut(model, Cut(layers=kept)), [stay[place] for place in kept]
         if len(stay) < self._source.layers:
             facts["layers"] = stay
         width = _structure(model).hidden_size
         left = hidden_left(target, self._source.hidden_size, config.multiple, progress)
         if left < width:
             gone = hidden_to_drop(model, width - left, self.batches, self._loss)
-            model = _compared_cut(model, Cut(hidden=gone))
+            model = compared_cut(model, Cut(hidden=gone))
         if target.ratio.heads or target.ratio.neurons or asked(target) is not None:
             model, met = self._narrowed(model, stay, progress)
             facts |= met
@@ -334,6 +333,7 @@ def _linear_cost(model: Any, name: str, config: Prune) -> LinearCost:
 
 def _with(model: Any, losses: Losses, counts: Counts) -> Any:
     """Return the model with so many heads and neurons per layer."""
+    from compress.models.checking import compared_cut
     from compress.models.surgery import Cut
 
     work = copy_of(model)
@@ -345,19 +345,4 @@ def _with(model: Any, losses: Losses, counts: Counts) -> Any:
         }
         for place, dense in enumerate(([max(one) for one in losses.heads], [max(one) for one in losses.neurons]))
     ]
-    return _compared_cut(work, Cut(heads=gone[0], neurons=gone[1]))
-
-
-def _compared_cut(model: Any, what: Cut) -> Any:
-    """Return the model without what is cut, checked against the masked one."""
-    from compress.models.checking import TOLERANCE, difference
-    from compress.models.surgery import cut
-
-    pruned = cut(model, what)
-    distance = difference(pruned, model, what)
-    if not distance <= TOLERANCE:
-        raise StepError(
-            f"the pruned {type(model).__name__} differs from the masked one by {distance:.2g} (accepted: "
-            f"{TOLERANCE:g}): its family declaration may not fit this version of transformers"
-        )
-    return pruned
+    return compared_cut(work, Cut(heads=gone[0], neurons=gone[1]))

@@ -97,17 +97,17 @@ def test_a_model_that_is_not_the_masked_one_is_never_saved(
 ) -> None:
     import torch
 
-    from compress.models import surgery
+    from compress.models import checking
 
-    real = surgery.cut
+    real = checking.cut
 
-    def wrong(model: Any, what: surgery.Cut) -> Any:
+    def wrong(model: Any, what: Any) -> Any:
         pruned = real(model, what)
         with torch.no_grad():
             pruned.classifier.weight[0, 0] += 1.0
         return pruned
 
-    monkeypatch.setattr(surgery, "cut", wrong)
+    monkeypatch.setattr(checking, "cut", wrong)
     config = pruning(ratio=PruneRatio(**ratio))
     config.importance = "magnitude_l2"
     with pytest.raises(StepError, match="differs from the masked one"):
