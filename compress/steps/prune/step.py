@@ -102,12 +102,17 @@ class PruneStep(Step[Prune]):
         return replace(super().after(config, source), layers=layers_left(config.target, source.layers))
 
     def resolve(self, config: Prune) -> Mapping[str, Any]:
-        """Return the machine where the result depends on how fast it is."""
-        if all(getattr(config.target, name) is None for name in MEASURED):
+        """Return the source of what counts a target's unit, and the machine where it is time."""
+        from compress.keys import source_digest
+
+        if config.target.macs is not None:
+            return {"counted by": source_digest("compress.benchmark.size")}
+        if not self.measures(config):
             return {}
         from compress.machine import cpu_model, usable_cores
 
-        return {"cpu": cpu_model(), "cores": usable_cores()}
+        timed = {name: source_digest(name) for name in ("compress.onnx_graph", "compress.steps.export")}
+        return {"cpu": cpu_model(), "cores": usable_cores(), "timed by": timed}
 
     def measures(self, config: Prune) -> bool:
         """Return whether the target is a time."""

@@ -12,6 +12,7 @@ import pytest
 from compress.checkpoint import Checkpoint
 from compress.config.schemas import Prune, PruneRatio, PruneTarget
 from compress.errors import ConfigError, StepError
+from compress.keys import source_digest
 from compress.steps.prune import cutting
 from compress.steps.prune import step as prune_step
 from compress.steps.prune.targets import nearest_target
@@ -272,3 +273,10 @@ def test_the_gate_holds(world: Any, tuned: Checkpoint, monkeypatch: pytest.Monke
 )
 def test_a_step_that_times_something_wants_the_machine_to_itself(target: dict[str, float], alone: bool) -> None:
     assert prune_step.PruneStep().measures(pruning(**target)) is alone
+
+
+def test_the_key_covers_what_counts_and_times_a_target() -> None:
+    step = prune_step.PruneStep()
+    assert step.resolve(pruning(macs=0.5)) == {"counted by": source_digest("compress.benchmark.size")}
+    assert set(step.resolve(pruning(speedup=2))["timed by"]) == {"compress.onnx_graph", "compress.steps.export"}
+    assert step.resolve(pruning(params=0.5)) == step.resolve(pruning(ratio=PruneRatio(heads=0.5))) == {}
