@@ -24,6 +24,7 @@ from compress.steps.prune.targets import (
     MEASURED,
     asked,
     between,
+    check_length,
     hidden_left,
     layers_left,
     nearest_target,
@@ -97,12 +98,20 @@ class Cutter:
         Of the source.
     config, context
         Of the step.
+
+    Raises
+    ------
+    ConfigError
+        If the target's shape has more tokens than a model has positions.
     """
 
     def __init__(self, source: Any, reference: Any, tokenizer: Any, config: Prune, context: Context) -> None:
+        from compress.models.examples import usable_positions
         from compress.models.structure import structure_of
         from compress.training.loop import task_loss
 
+        for model in (source, reference):  # the vocabulary step may have cut the table
+            check_length(config.target, usable_positions(model))
         self.config, self.context = config, context
         self.features, self.batches = _calibration(tokenizer, config, context)
         self._models = source, reference

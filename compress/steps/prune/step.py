@@ -75,7 +75,7 @@ class PruneStep(Step[Prune]):
         """Refuse a source that is not fp32, anything but exactly one target, and options that do not go together."""
         if source.precision != "fp32":
             raise ConfigError(f"prune reads an fp32 model, this one is {source.precision}; put prune before it")
-        check_target(config.target, source.layers)
+        check_target(config.target, source.layers, source.positions)
         if config.keep is not None:
             raise ConfigError("prune: keep names steps of their own; run what chain() returns, one after the other")
         if config.reference is not None and asked(config.target) is None:

@@ -16,6 +16,7 @@ __all__ = [
     "MEASURED",
     "asked",
     "between",
+    "check_length",
     "check_target",
     "hidden_left",
     "layers_left",
@@ -64,21 +65,32 @@ def shape_of(target: PruneTarget) -> tuple[int, int]:
     ConfigError
         If it is no single shape of stated lengths.
     """
-    shapes = expand([target.shape])
+    try:
+        shapes = expand([target.shape])
+    except ValueError:
+        shapes = []
     if len(shapes) != 1 or shapes[0].sequence is None:
         raise ConfigError(f"target.shape={target.shape}: one shape BATCHxTOKENS is needed, e.g. 1x32")
     return shapes[0].batch, shapes[0].sequence
 
 
-def check_target(target: PruneTarget, layers: int) -> None:
-    """Refuse anything but exactly one target that a model of so many layers can have."""
+def check_target(target: PruneTarget, layers: int, positions: int | None = None) -> None:
+    """Refuse anything but exactly one target that a model of so many layers and positions can have."""
     asked(target)
     for name, unit in (("params", "parameters"), ("macs", "multiply-accumulates"), ("size", "bytes")):
         value = getattr(target, name)
         if value is not None and 1 <= value < 1000:
             raise ConfigError(f"prune: target.{name}={value:g}: {unit} that stay; below 1 a share, 0.5 for half")
-    shape_of(target)
+    check_length(target, positions)
     layers_left(target, layers)
+
+
+def check_length(target: PruneTarget, positions: int | None) -> None:
+    """Refuse a shape, where the target has one, of more tokens than a model has positions; raises ConfigError."""
+    _, tokens = shape_of(target)
+    counts = any(getattr(target, name) is not None for name in ("macs", *MEASURED))
+    if counts and positions is not None and tokens > positions:
+        raise ConfigError(f"target.shape={target.shape}: the model takes at most {positions} tokens")
 
 
 def between(start: float, end: float, progress: float) -> float:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from compress.checkpoint import Checkpoint
-from compress.config.schemas import Prune, PruneRatio, PruneTarget
+from compress.config.schemas import Prune, PruneRatio, PruneTarget, Vocabulary
 from compress.errors import ConfigError, StepError
 from compress.keys import source_digest
+from compress.steps.base import SourceFacts
 from compress.steps.prune import cutting
 from compress.steps.prune import step as prune_step
 from compress.steps.prune.targets import nearest_target
@@ -204,6 +205,7 @@ def test_a_speedup_on_this_machine(world: Any, tuned: Checkpoint) -> None:
         ({"ratio": PruneRatio(layers=0.95)}, "leaves none of 6 layers"),
         ({"macs": 0.5, "shape": "natural"}, "one shape"),
         ({"macs": 0.5, "shape": "1/8x32"}, "one shape"),
+        ({"macs": 0.5, "shape": "32"}, r"target\.shape=32: one shape BATCHxTOKENS is needed"),
         ({"params": 2}, "below 1 a share"),
         ({"macs": 50}, r"target\.macs=50: multiply-accumulates that stay; below 1 a share"),
         ({"size": 1}, r"target\.size=1: bytes that stay; below 1 a share"),
@@ -214,6 +216,16 @@ def test_a_speedup_on_this_machine(world: Any, tuned: Checkpoint) -> None:
 def test_what_cannot_be_is_refused_before_work(target: dict[str, Any], message: str, facts: Callable[..., Any]) -> None:
     with pytest.raises(ConfigError, match=message):
         prune_step.PruneStep().check(pruning(**target), facts())
+
+
+def test_a_shape_longer_than_the_positions_is_refused(world: Any, tuned: Checkpoint) -> None:
+    facts = SourceFacts("torch", "fp32", "bert", 6, positions=160)
+    with pytest.raises(ConfigError, match=r"target\.shape=1x200: the model takes at most 160 tokens"):
+        prune_step.PruneStep().check(pruning(macs=0.5, shape="1x200"), facts)
+    prune_step.PruneStep().check(pruning(params=0.5, shape="1x200"), facts)
+    shorter = world.run(tuned, Vocabulary(max_metric_drop=None))
+    with pytest.raises(ConfigError, match=r"target\.shape=1x64: the model takes at most 32 tokens"):
+        world.run(shorter, pruning(macs=0.5, shape="1x64"))
 
 
 def test_a_target_out_of_reach_names_the_nearest(world: Any, tuned: Checkpoint) -> None:
