@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from compress.config.schemas import Prune
-    from compress.steps.prune.importance import Batches, Importance, LossOf
+    from compress.steps.prune.importance import Batches, Importance, LossOf, Masks
 
 __all__ = [
     "Counts",
@@ -150,7 +150,7 @@ def _scored(model: Any, config: Prune, batches: Batches, loss: LossOf, criterion
     def apply(work: Any, counts: Counts) -> list[tuple[torch.Tensor, torch.Tensor]]:
         masks = masks_of(counts)
         if kwon:
-            masks = rearrange(masks, gate_gradients(model, batches, loss))
+            masks = _of_less_loss(model, [masks, rearrange(masks, gate_gradients(model, batches, loss))], batches, loss)
         apply_masks(work, masks, batches, compensate=compensate)
         return [
             (heads.nonzero().flatten(), neurons.nonzero().flatten())
@@ -169,6 +169,27 @@ def _scored(model: Any, config: Prune, batches: Batches, loss: LossOf, criterion
         apply,
         sketch,
     )
+
+
+def _of_less_loss(model: Any, candidates: Sequence[Masks], batches: Batches, loss: LossOf) -> Masks:
+    """Return the masks with which the model has the least loss over every fourth calibration batch.
+
+    Gradients of single examples can be made to cancel where much is removed, and the loss then rises all the same: of
+    MiniLM on tweets at 35 % of the MACs from 0.60 to 0.69 over the very rows that a rearrangement was made for.
+    """
+    import torch
+
+    from compress.steps.prune.reconstruction import apply_masks
+
+    some = list(batches)[::_JUDGED]
+
+    def lost(masks: Masks) -> float:
+        work = copy_of(model)
+        apply_masks(work, masks, compensate="none")
+        with torch.no_grad():
+            return sum(float(loss(work, dict(batch))) for batch in some)
+
+    return min(candidates, key=lost)
 
 
 def judge_of(model: Any, losses: Losses, batches: Batches, loss: LossOf) -> Judge:
