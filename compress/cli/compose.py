@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.cli.folders import refuse_shadowing, search_path
 from compress.cli.keys import expected, known_keys, suggest, unknown_key
+from compress.cli.targets import keep_given_targets
 from compress.config.registry import groups, register
 from compress.config.shipped import GROUPS_WITHOUT_SCHEMA, options
 from compress.errors import ConfigError
@@ -84,6 +85,7 @@ class Composer:
         """Compose, check the folders that were read, and turn what is raised into ConfigError."""
         try:
             config: DictConfig = compose()
+            keep_given_targets(config, [item.key for item in given(lines_of(config))])
             for source in config.hydra.runtime.config_sources:
                 if source.schema == "file" and source.provider not in ("hydra", "main"):
                     refuse_shadowing(Path(source.path))

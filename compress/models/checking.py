@@ -12,12 +12,12 @@ from compress.models.examples import example_inputs, tensors_of
 from compress.models.families import family
 from compress.models.masks import masked, without_hidden, without_layers
 from compress.models.structure import Structure, structure_of
-from compress.models.surgery import Cut
+from compress.models.surgery import Cut, cut
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TOLERANCE", "check", "difference"]
+__all__ = ["TOLERANCE", "check", "compared_cut", "difference"]
 
 TOLERANCE = 1e-5
 """Largest difference of an output of order 1 that the order of summation explains in fp32."""
@@ -57,6 +57,24 @@ def check(model: Any) -> Structure:
     if wrong:
         raise StepError(f"{type(model).__name__} is not whole after surgery: {'; '.join(wrong[:8])}")
     return structure
+
+
+def compared_cut(model: Any, what: Cut) -> Any:
+    """Return the model without what is cut, as `cut` does, if it computes what the masked model does.
+
+    Raises
+    ------
+    StepError
+        If it is further from it than `TOLERANCE`; and as `cut` and `difference`.
+    """
+    pruned = cut(model, what)
+    distance = difference(pruned, model, what)
+    if not distance <= TOLERANCE:
+        raise StepError(
+            f"the pruned {type(model).__name__} differs from the masked one by {distance:.2g} (accepted: "
+            f"{TOLERANCE:g}): its family declaration may not fit this version of transformers"
+        )
+    return pruned
 
 
 def difference(pruned: Any, original: Any, what: Cut, inputs: Mapping[str, torch.Tensor] | None = None) -> float:

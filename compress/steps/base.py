@@ -159,9 +159,12 @@ class SourceFacts:
         ``model_type`` of the Hugging Face config.
     layers : int
         Transformer layers (changed by steps on the way).
+    positions : int or None
+        Entries of the position table of the model that the recipe starts from, where its config tells.
     """
 
     format: str
     precision: str
     architecture: str
     layers: int
+    positions: int | None = None

@@ -293,3 +293,34 @@ def test_tokens_are_taught_one_by_one(world: World) -> None:
     student = world.run(teacher, config, world.context("distill", task=task))
     assert student.manifest.facts["validation"]["f1"] > 0.8
     assert student.digest == world.run(teacher, config, world.context("distill", task=task)).digest
+
+
+def test_hidden_states_of_a_family_with_names_of_its_own_are_matched(world: World, tuned: Checkpoint) -> None:
+    """DistilBERT's config calls the hidden width ``dim``."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    from compress.checkpoint import Writer
+    from compress.models.torch_io import save_model
+
+    tokenizer, task = load_tokenizer(tuned.path), world.context("d").task
+    names = {"id2label": dict(enumerate(task.labels)), "label2id": {name: n for n, name in enumerate(task.labels)}}
+    sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 32}
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    torch.manual_seed(0)
+    model = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=len(tokenizer), **sizes, **names)).eval()
+    (world.root / "distilbert").mkdir()
+    out = Writer(world.root / "distilbert")
+    save_model(out, model, tokenizer, 32)
+    teacher = out.finish(
+        format="torch",
+        precision="fp32",
+        task=task.name,
+        metric=task.metric,
+        labels=task.labels,
+        max_length=32,
+        architecture="distilbert",
+        layers=2,
+    )
+    left = world.run(teacher, Distill(**{**QUICK, "epochs": 1}, weights=ALL))
+    assert left.architecture == "distilbert"
+    assert left.layers == 1

@@ -232,7 +232,8 @@ def share_of(target: Mapping[str, float | None]) -> tuple[str, float]:
     given = [(name, float(value)) for name, value in target.items() if value is not None]
     if len(given) != 1:
         said = " and ".join(f"{name}={value:g}" for name, value in given) or "none"
-        raise ConfigError(f"target: exactly one of {', '.join(TARGETS)} is needed, given: {said}")
+        rest = "; set all but one to null" if given else ""
+        raise ConfigError(f"target: exactly one of {', '.join(TARGETS)} is needed, given: {said}{rest}")
     name, value = given[0]
     if not math.isfinite(value) or value < 0 or (name != "ratio" and value == 0):
         raise ConfigError(f"target.{name}={value:g}: a finite number above 0 is needed")

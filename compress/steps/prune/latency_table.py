@@ -87,7 +87,7 @@ class Setting:
     Attributes
     ----------
     architecture : str
-        ``model_type`` of the config.
+        What sizes do not tell: class, activation, embeddings.
     hidden, head_size : int
         Hidden width, and width of a head.
     heads, widths : tuple of int

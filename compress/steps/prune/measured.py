@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from compress.steps.prune.narrow_graph import NarrowGraphs
     from compress.tasks.base import Features
 
-__all__ = ["Stopwatch"]
+__all__ = ["Stopwatch", "kind_of"]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,6 @@ class Stopwatch:
 
     def __init__(self, source: Any, reference: Any, features: Features, config: Prune, context: Context) -> None:
         from compress.machine import usable_cores
-        from compress.models.activation import activation_of
         from compress.models.structure import structure_of
 
         self._batch, self._sequence = shape_of(config.target)
@@ -59,7 +58,7 @@ class Stopwatch:
         self._folder = tempfile.TemporaryDirectory(prefix="structures")
         narrowed = reference if _is_narrower(source, reference) else source
         self._structure = structure_of(narrowed)
-        self._architecture = f"{narrowed.config.model_type} {activation_of(narrowed)}"
+        self._architecture = kind_of(narrowed)
         self._graphs = self._exported(narrowed, features, context, "narrowed")
         self._reference = self._graphs.write(self._structure.heads, self._structure.intermediate_size)
         self._apart = narrowed is not reference
@@ -126,6 +125,16 @@ class Stopwatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._folder.cleanup()
+
+
+def kind_of(model: Any) -> str:
+    """Return what the time outside of heads and neurons depends on, beside widths: a head for each token, a rank."""
+    from compress.models.activation import activation_of
+    from compress.models.structure import structure_of
+
+    structure = structure_of(model)
+    widths = f"embedding {structure.embedding_size or 'plain'} {structure.embedding_rank or 'whole'}"
+    return f"{type(model).__name__} {activation_of(model)} {widths}"
 
 
 def _is_narrower(source: Any, reference: Any) -> bool:

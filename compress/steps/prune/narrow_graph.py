@@ -220,8 +220,8 @@ class NarrowGraphs:
 
     def _unsupported(self, why: str) -> UnsupportedError:
         return UnsupportedError(
-            f"this graph of {self._places.architecture} cannot be narrowed for timing: {why}. Use "
-            f"target.runtime=torch, or a target that counts: params, macs, size"
+            f"this graph of {self._places.architecture} cannot be narrowed for timing: {why}. Use a target that "
+            f"counts: params, macs, size"
         )
 
 

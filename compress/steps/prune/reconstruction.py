@@ -21,7 +21,11 @@ __all__ = ["COMPENSATIONS", "Fit", "Gathered", "apply_masks", "least_squares", "
 
 COMPENSATIONS = ("none", "bias", "masks", "least_squares")
 """What is fitted to the calibration texts when structures go: nothing; the bias of the module that gathered them; a
-factor per structure that stays, and the bias; or all weights of the structures that stay, and the bias."""
+factor per structure that stays; or all weights of the structures that stay, and the bias.
+
+Masks are as Kwon et al. have them, the bias as it was. A bias that is fitted with them matches the mean over tokens,
+which is not what a classifier reads: MiniLM on tweets, half of the MACs, accuracy 0.823 with it and 0.865 without
+(0.861 with no factors at all); all weights make up for that."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,15 @@ def apply_masks(
         return Fit(weight, moments.target_mean - weight[:, kept] @ moments.mean)
 
     kept_columns = [column.nonzero().flatten() for column in columns]
-    refit(model, batches, fit, columns=kept_columns, weights=weights, products=compensate != "bias")
+    refit(
+        model,
+        batches,
+        fit,
+        columns=kept_columns,
+        weights=weights,
+        products=compensate != "bias",
+        biases=compensate != "masks",
+    )
 
 
 def tune_masks(masks: Masks, before: Any, after: Any) -> Masks:
@@ -162,6 +174,7 @@ def refit(
     columns: Sequence[torch.Tensor] | None = None,
     weights: Sequence[Sequence[torch.Tensor]] | None = None,
     products: bool = True,
+    biases: bool = True,
 ) -> None:
     """Go through the gathering modules in order and replace each by what `fit` makes of it, in place.
 
@@ -183,6 +196,8 @@ def refit(
         Per module and batch the weight of every token; by default 1.
     products
         Whether covariances are needed beside means.
+    biases
+        Whether `fit` is to say the bias too. Without, biases stay, moments are about 0, and targets are of ``W x``.
     """
     import torch
 
@@ -209,7 +224,8 @@ def refit(
                 place, linear = 2 * number + kind, layer.get_submodule(paths[2 * kind + 1])
                 kept = columns[place] if columns is not None else torch.arange(linear.in_features)
                 kept = kept.to(linear.weight.device)
-                centred = linear.bias is not None
+                kept_bias = None if biases else linear.bias
+                centred = biases and linear.bias is not None
                 moments = Moments(
                     len(kept), linear.out_features, linear.weight.device, products=products, centred=centred
                 )
@@ -218,6 +234,8 @@ def refit(
                     inputs = replay.inputs(number, batch, states, wanted)
                     sums = [states + wanted[1](inputs[1])]  # read where the norm comes first only
                     missing = targets[batch][kind] - _residual(kind, states, inputs, sums)
+                    if kept_bias is not None:
+                        missing = missing - kept_bias
                     weight = (masks[batch] if weights is None else weights[place][batch]).to(missing.device)
                     vectors = inputs[2 * kind + 1][..., kept]
                     moments.add(vectors.flatten(0, 1), weight.flatten(), missing.flatten(0, 1))
@@ -249,7 +267,7 @@ def _residual(
 def _masked(start: torch.Tensor, moments: Moments, width: int, damping: float) -> torch.Tensor:
     """Return `start` with each structure scaled by the factor that fits the targets best, factors kept in [-10, 10].
 
-    With columns w_j and inputs x_j, ``(W^T W * cov(x)) m = diag(W^T cov(y, x))``, summed over each structure's columns.
+    With columns w_j and inputs x_j, ``(W^T W * E x x^T) m = diag(W^T E y x^T)``, summed over each structure's columns.
     """
     import torch
 

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.config.schemas import Recovery
 from compress.errors import ConfigError
 from compress.training.distillation import check_teacher, check_terms, teach
 
@@ -22,6 +23,11 @@ log = logging.getLogger(__name__)
 def check_recovery(config: Prune) -> None:
     """Refuse, before any work, a recovery that cannot be."""
     if not config.recover.epochs:
+        if config.recover != Recovery(checkpoint_seconds=config.recover.checkpoint_seconds):
+            raise ConfigError(
+                "prune: recover.epochs=0, so that nothing is trained, and other keys of recover are set; "
+                "set recover.epochs=3, or leave recover as it is"
+            )
         return
     check_terms(config.recover)
     if config.recover.weights.hidden > 0 and config.target.ratio.hidden:

@@ -23,6 +23,7 @@ __all__ = [
     "Met",
     "Reweighted",
     "allocate",
+    "check_reach",
     "exact",
     "lagrangian",
     "least_cost",
@@ -142,14 +143,7 @@ def allocate(
     """
     if allocation not in ALLOCATIONS and (allocation != "reweighted" or judge is None):
         raise ConfigError(f"allocation={allocation!r}: choose one of {', '.join(ALLOCATIONS)}")
-    least = least_cost(blocks) + fixed
-    if least > budget * (1 + _SLACK):
-        nearest = f"{least:.4g}" if reach is None else reach(least)
-        raise ConfigError(
-            f"{target} is out of reach: the smallest structure that the levels allow costs {least:.4g}, the target "
-            f"leaves {budget:.4g}; the nearest that can be reached is {nearest}. Ask for that, or allow smaller levels "
-            f"(fewer heads, narrower widths, fewer layers)"
-        )
+    check_reach(blocks, budget, target=target, fixed=fixed, reach=reach)
     if allocation in ALLOCATIONS:
         return ALLOCATIONS[allocation](blocks, budget - fixed)
     assert judge is not None
@@ -158,6 +152,25 @@ def allocate(
         "%d structures tried: loss %.4f, that of the plain search %.4f", found.judged, found.loss, found.plain_loss
     )
     return found.choice
+
+
+def check_reach(
+    blocks: Sequence[Block],
+    budget: float,
+    *,
+    target: str = "budget",
+    fixed: float = 0.0,
+    reach: Callable[[float], str] | None = None,
+) -> None:
+    """Refuse a budget that even the cheapest choice exceeds; parameters and error as of `allocate`, errors unread."""
+    least = least_cost(blocks) + fixed
+    if least > budget * (1 + _SLACK):
+        nearest = f"{least:.4g}" if reach is None else reach(least)
+        raise ConfigError(
+            f"{target} is out of reach: the smallest structure that the levels allow costs {least:.4g}, the target "
+            f"leaves {budget:.4g}; the nearest that can be reached is {nearest}. Ask for that, or allow smaller levels "
+            f"(fewer heads, narrower widths, fewer layers)"
+        )
 
 
 def exact(blocks: Sequence[Block], budget: float) -> Choice:

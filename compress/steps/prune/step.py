@@ -75,7 +75,7 @@ class PruneStep(Step[Prune]):
         """Refuse a source that is not fp32, anything but exactly one target, and options that do not go together."""
         if source.precision != "fp32":
             raise ConfigError(f"prune reads an fp32 model, this one is {source.precision}; put prune before it")
-        check_target(config.target, source.layers)
+        check_target(config.target, source.layers, source.positions)
         if config.keep is not None:
             raise ConfigError("prune: keep names steps of their own; run what chain() returns, one after the other")
         if config.reference is not None and asked(config.target) is None:
@@ -88,6 +88,11 @@ class PruneStep(Step[Prune]):
                 f"prune: gates are trained by importance=hard_concrete, this is {config.importance}; "
                 f"leave gates as they are, or set importance=hard_concrete"
             )
+        if config.importance == "ziplm" and config.compensate != "auto":
+            raise ConfigError(
+                f"prune: compensate={config.compensate} is for importance that repairs nothing itself, ziplm updates "
+                f"what stays; leave compensate as it is, or set another importance"
+            )
         check_recovery(config)
         if config.activation is not None:
             check_activation(family(source.architecture), config.activation)
@@ -97,12 +102,17 @@ class PruneStep(Step[Prune]):
         return replace(super().after(config, source), layers=layers_left(config.target, source.layers))
 
     def resolve(self, config: Prune) -> Mapping[str, Any]:
-        """Return the machine where the result depends on how fast it is."""
-        if all(getattr(config.target, name) is None for name in MEASURED):
+        """Return the source of what counts a target's unit, and the machine where it is time."""
+        from compress.keys import source_digest
+
+        if config.target.macs is not None:
+            return {"counted by": source_digest("compress.benchmark.size")}
+        if not self.measures(config):
             return {}
         from compress.machine import cpu_model, usable_cores
 
-        return {"cpu": cpu_model(), "cores": usable_cores()}
+        timed = {name: source_digest(name) for name in ("compress.onnx_graph", "compress.steps.export")}
+        return {"cpu": cpu_model(), "cores": usable_cores(), "timed by": timed}
 
     def measures(self, config: Prune) -> bool:
         """Return whether the target is a time."""

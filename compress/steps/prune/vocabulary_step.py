@@ -57,10 +57,10 @@ class VocabularyStep(Step[Vocabulary]):
     def run(self, source: Checkpoint | SourceModel, config: Vocabulary, context: Context, out: Writer) -> None:
         """Choose the tokens, cut the tables, factorize, check, save."""
         from compress.checkpoint import Checkpoint
-        from compress.models.checking import check
+        from compress.models.checking import check, compared_cut
         from compress.models.factorized import factorize_embeddings
         from compress.models.structure import structure_of
-        from compress.models.surgery import Cut, cut
+        from compress.models.surgery import Cut
         from compress.models.torch_io import load_model, load_tokenizer, save_model
         from compress.steps.prune.vocabulary import coverage, kept_tokens, prune_tokenizer, texts_of
         from compress.training import reproducible
@@ -79,7 +79,7 @@ class VocabularyStep(Step[Vocabulary]):
             pruned_tokenizer = prune_tokenizer(tokenizer, kept)
             before = structure_of(model)
             pairs = "text_pair" in data.train.columns
-            pruned = cut(
+            pruned = compared_cut(
                 model,
                 Cut(
                     vocabulary=kept.ids.tolist(),

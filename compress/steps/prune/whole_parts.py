@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["hidden_to_drop", "layers_to_keep"]
 
 _BATCHES = 8
-"""Calibration batches on which the loss without each layer is computed."""
+"""Calibration batches on which the loss without each layer is computed, evenly spaced: they are sorted by length."""
 
 
 def layers_to_keep(model: Any, count: int, batches: Batches, loss: LossOf) -> list[int]:
@@ -23,7 +23,9 @@ def layers_to_keep(model: Any, count: int, batches: Batches, loss: LossOf) -> li
     from compress.models.masks import without_layers
 
     layers = len(family(model.config.model_type).layer_list(model))
-    some = list(batches)[:_BATCHES]
+    every = list(batches)
+    number = min(_BATCHES, len(every))
+    some = [every[place * len(every) // number] for place in range(number)]
     gone: list[int] = []
 
     def without(layer: int) -> float:

@@ -266,7 +266,10 @@ def matched_layers(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
 def _check_width(teacher: Checkpoint, student: Any, config: Taught, where: str) -> None:
     import json
 
-    width = json.loads((teacher.path / "config.json").read_text(encoding="utf-8")).get("hidden_size")
+    from compress.models.families import family
+
+    name = family(teacher.architecture).config_hidden
+    width = json.loads((teacher.path / "config.json").read_text(encoding="utf-8")).get(name)
     if width != student.config.hidden_size:
         raise ConfigError(
             f"{where}.weights.hidden={config.weights.hidden}: the teacher is {width} wide, the student "

@@ -69,3 +69,23 @@ def test_ratios_are_judged_with_the_other_dimension_as_it_is(world: Any, tuned: 
     heads_first = [neurons == (64, 64) for _, neurons in (tuple(zip(*counts, strict=True)) for counts in asked)]
     assert heads_first[0]
     assert not heads_first[-1]
+
+
+def test_a_rearrangement_that_raises_the_loss_is_not_taken(
+    world: Any, tuned: Checkpoint, batches: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compress.steps.prune import mask_search
+    from compress.steps.prune.importance import Masks
+
+    model, loss = load_model(tuned), task_loss(world.context("prune").task)
+    config = Prune(PruneTarget(macs=0.5), importance="kwon", multiple=8)
+    plain: list[Masks] = []
+
+    def rearrange(masks: Masks, gradients: Any) -> Masks:
+        plain.append(masks)
+        return Masks(masks.heads, [1 - one for one in masks.neurons])  # those that matter go
+
+    monkeypatch.setattr(mask_search, "rearrange", rearrange)
+    kept = losses_of(model, config, batches, loss, 0).apply(load_model(tuned), [(1, 32), (1, 32)])
+    for mask, (_, neurons) in zip(plain[0].neurons, kept, strict=True):
+        assert neurons.tolist() == mask.nonzero().flatten().tolist()

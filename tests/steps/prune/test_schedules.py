@@ -130,6 +130,38 @@ def test_importance_is_computed_anew_in_every_round(
     assert sum(left["intermediate_size"]) < seen[-1][1]
 
 
+@pytest.mark.parametrize(
+    "target", [{"macs": 0.01}, {"ratio": PruneRatio(heads=0.9)}, {"ratio": PruneRatio(neurons=0.95)}], ids=str
+)
+def test_a_target_out_of_reach_is_refused_before_anything_is_judged(
+    target: dict[str, Any], world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compress.steps.prune import cutting
+
+    def losses_of(*arguments: Any) -> Any:
+        raise AssertionError("importance was computed")
+
+    monkeypatch.setattr(cutting, "losses_of", losses_of)
+    with pytest.raises(ConfigError, match="out of reach"):
+        world.run(tuned, pruning(QUICK, rounds=3, **target))
+
+
+def test_a_layer_is_never_given_the_width_of_another(world: Any, tuned: Checkpoint) -> None:
+    """Widths stay multiples of 16, or the layer's own: 24 is that of one layer alone."""
+    import torch
+
+    from compress.models.surgery import remove_neurons
+    from compress.models.torch_io import load_model
+    from compress.steps.prune.choose import losses_of
+
+    model = remove_neurons(load_model(tuned), {0: range(40)})
+    batches = [{"input_ids": torch.ones(2, 8, dtype=torch.int64), "labels": torch.zeros(2, dtype=torch.int64)}]
+    losses = losses_of(
+        model, Prune(PruneTarget(macs=0.5), multiple=16), batches, lambda model, batch: model(**batch).loss, 0
+    )
+    assert [sorted(levels) for levels in losses.neurons] == [[16, 24], [16, 32, 48, 64]]
+
+
 class KilledError(Exception):
     """Stands for a signal."""
 
@@ -296,6 +328,8 @@ def test_a_run_leaves_every_member(tmp_path: Path) -> None:
     [
         ({"reference": "finetune", "target": PruneTarget(ratio=PruneRatio(heads=0.5))}, "reference=finetune is set"),
         ({"gates": PruneGates(updates=3)}, "gates are trained by importance=hard_concrete"),
+        ({"importance": "ziplm", "compensate": "masks"}, "ziplm updates what stays"),
+        ({"recover": Recovery(learning_rate=1e-3)}, r"recover\.epochs=0.*set recover\.epochs=3"),
         ({"recover": Recovery(epochs=1, weights=DistillWeights(0.0, 0.0, 0.0))}, "nothing to learn from"),
         (
             {

@@ -322,7 +322,33 @@ def test_what_masks_remove_has_no_effect_afterwards(
         assert torch.equal(logits(model, batches), before)
 
 
-def test_each_compensation_is_nearer_to_the_whole_model_than_the_one_before(
+def test_masks_scale_what_stays_and_leave_biases_as_they_were(
+    model: Any, batches: list[dict[str, torch.Tensor]]
+) -> None:
+    """As Kwon et al. have it: ``m = argmin |y - b - sum m_j w_j x_j|^2``, seen where the inputs are known."""
+    whole = copy.deepcopy(model)
+    apply_masks(model, half(), batches, compensate="masks", damping=1e-9)
+    for pair, before in zip(outputs_of(model), outputs_of(whole), strict=True):
+        for linear, old in zip(pair, before, strict=True):
+            assert torch.equal(linear.bias, old.bias)
+    seen: list[torch.Tensor] = []
+    old = outputs_of(whole)[0][0]
+    handle = old.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    for batch in batches:
+        logits(whole, [batch])
+        seen[-1] = seen[-1][batch["attention_mask"] == 1]
+    handle.remove()
+    x, weight = torch.cat(seen).double(), old.weight.detach().double()
+    size = x.shape[1] // 4
+    parts = [x[:, at : at + size] @ weight[:, at : at + size].T for at in (0, 2 * size)]
+    design = torch.stack([part.flatten() for part in parts], 1)
+    factors = torch.linalg.lstsq(design, (x @ weight.T).flatten()[:, None]).solution.flatten()
+    new = outputs_of(model)[0][0].weight.detach().double()
+    for at, factor in zip((0, 2 * size), factors, strict=True):
+        torch.testing.assert_close(new[:, at : at + size], factor * weight[:, at : at + size], atol=1e-4, rtol=1e-4)
+
+
+def test_compensations_are_nearer_to_the_whole_model_than_none_and_least_squares_is_nearest(
     model: Any, batches: list[dict[str, torch.Tensor]]
 ) -> None:
     def hidden(one: Any) -> torch.Tensor:
@@ -336,12 +362,13 @@ def test_each_compensation_is_nearer_to_the_whole_model_than_the_one_before(
                 ]
             )
 
-    distances = []
+    distances = {}
     for compensate in COMPENSATIONS:
         pruned = copy.deepcopy(model)
         apply_masks(pruned, half(), batches, compensate=compensate)
-        distances.append(float((hidden(pruned) - hidden(model)).square().mean()))
-    assert distances == sorted(distances, reverse=True)
+        distances[compensate] = float((hidden(pruned) - hidden(model)).square().mean())
+    assert max(distances, key=distances.__getitem__) == "none"
+    assert min(distances, key=distances.__getitem__) == "least_squares"
 
 
 def test_real_valued_masks_are_folded_into_the_weights(model: Any, batches: list[dict[str, torch.Tensor]]) -> None:

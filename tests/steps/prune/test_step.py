@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from compress.checkpoint import Checkpoint
-from compress.config.schemas import Prune, PruneRatio, PruneTarget
+from compress.config.schemas import Prune, PruneRatio, PruneTarget, Vocabulary
 from compress.errors import ConfigError, StepError
+from compress.keys import source_digest
+from compress.steps.base import SourceFacts
 from compress.steps.prune import cutting
 from compress.steps.prune import step as prune_step
+from compress.steps.prune.targets import nearest_target
 
 CRITERIA = [option for option in Prune.__dataclass_fields__["importance"].metadata["choices"] if option != "ziplm"]
 
@@ -89,6 +93,29 @@ def test_all_dimensions_at_once(world: Any, tuned: Checkpoint) -> None:
     assert (found["layers"], found["hidden_size"], found["heads"], found["intermediate_size"]) == (1, 24, [1], [48])
 
 
+@pytest.mark.parametrize("ratio", [{"heads": 0.5}, {"neurons": 0.5}, {"layers": 0.5}, {"hidden": 0.5}], ids=str)
+def test_a_model_that_is_not_the_masked_one_is_never_saved(
+    ratio: dict[str, float], world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from compress.models import checking
+
+    real = checking.cut
+
+    def wrong(model: Any, what: Any) -> Any:
+        pruned = real(model, what)
+        with torch.no_grad():
+            pruned.classifier.weight[0, 0] += 1.0
+        return pruned
+
+    monkeypatch.setattr(checking, "cut", wrong)
+    config = pruning(ratio=PruneRatio(**ratio))
+    config.importance = "magnitude_l2"
+    with pytest.raises(StepError, match="differs from the masked one"):
+        world.run(tuned, config)
+
+
 class Watch:
     """Times by a formula, a tenth slower in the end than the table says."""
 
@@ -135,6 +162,21 @@ def test_a_speedup_that_was_missed_is_corrected_once(
     assert facts["predicted_ms"] < facts["measured_ms"]
 
 
+def test_a_speedup_that_stays_missed_is_said_so(
+    world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stuck(Watch):
+        def ratio(self, counts: Any) -> float:
+            return 1.0
+
+    monkeypatch.setattr(cutting, "Stopwatch", Stuck)
+    config = pruning(speedup=1.6)
+    config.importance = "magnitude_l2"
+    facts = world.run(tuned, config).manifest.facts["prune"]
+    assert facts["met"] is False
+    assert "speedup=1.6 is missed by 60.0%" in caplog.text
+
+
 def test_a_speedup_out_of_reach_names_the_nearest(
     world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +205,11 @@ def test_a_speedup_on_this_machine(world: Any, tuned: Checkpoint) -> None:
         ({"ratio": PruneRatio(layers=0.95)}, "leaves none of 6 layers"),
         ({"macs": 0.5, "shape": "natural"}, "one shape"),
         ({"macs": 0.5, "shape": "1/8x32"}, "one shape"),
+        ({"macs": 0.5, "shape": "32"}, r"target\.shape=32: one shape BATCHxTOKENS is needed"),
         ({"params": 2}, "below 1 a share"),
+        ({"macs": 50}, r"target\.macs=50: multiply-accumulates that stay; below 1 a share"),
+        ({"size": 1}, r"target\.size=1: bytes that stay; below 1 a share"),
+        ({"ratio": PruneRatio(layers=0.05)}, r"takes none of 6 layers; 0\.17 takes one"),
     ],
     ids=str,
 )
@@ -172,11 +218,57 @@ def test_what_cannot_be_is_refused_before_work(target: dict[str, Any], message: 
         prune_step.PruneStep().check(pruning(**target), facts())
 
 
+def test_a_shape_longer_than_the_positions_is_refused(world: Any, tuned: Checkpoint) -> None:
+    facts = SourceFacts("torch", "fp32", "bert", 6, positions=160)
+    with pytest.raises(ConfigError, match=r"target\.shape=1x200: the model takes at most 160 tokens"):
+        prune_step.PruneStep().check(pruning(macs=0.5, shape="1x200"), facts)
+    prune_step.PruneStep().check(pruning(params=0.5, shape="1x200"), facts)
+    shorter = world.run(tuned, Vocabulary(max_metric_drop=None))
+    with pytest.raises(ConfigError, match=r"target\.shape=1x64: the model takes at most 32 tokens"):
+        world.run(shorter, pruning(macs=0.5, shape="1x64"))
+
+
 def test_a_target_out_of_reach_names_the_nearest(world: Any, tuned: Checkpoint) -> None:
     config = pruning(macs=0.001)
     config.importance = "magnitude_l2"
     with pytest.raises(ConfigError, match=r"target\.macs=0\.\d+"):
         world.run(tuned, config)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [{"macs": 0.001}, {"params": 0.001}, {"size": 0.001}, {"ratio": {"heads": 0.99}}, {"ratio": {"neurons": 0.99}}],
+    ids=str,
+)
+def test_the_nearest_that_is_named_is_reached(target: dict[str, Any], world: Any, tuned: Checkpoint) -> None:
+    def config(asked: dict[str, Any]) -> Prune:
+        made = pruning(**{name: PruneRatio(**one) if name == "ratio" else one for name, one in asked.items()})
+        made.importance, made.multiple, made.least_heads = "magnitude_l2", 7, 1
+        return made
+
+    with pytest.raises(ConfigError, match="out of reach") as caught:
+        world.run(tuned, config(target))
+    found = re.search(r"nearest that can be reached is target\.([\w.]+)=([\d.]+\d)", str(caught.value))
+    assert found is not None
+    name, _, inner = found[1].partition(".")
+    value = float(found[2])
+    world.run(tuned, config({name: {inner: value} if inner else value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "whole", "nearest"),
+    [
+        ("speedup", 1.0, 2.009, "target.speedup=2.00"),
+        ("latency_ms", 1.2341, 9.0, "target.latency_ms=1.24"),
+        ("latency_ms", 123.41, 900.0, "target.latency_ms=124"),
+        ("macs", 0.1231, 1.0, "target.macs=0.124 (a share)"),
+        ("macs", 0.3, 1.0, "target.macs=0.300 (a share)"),
+    ],
+)
+def test_the_nearest_target_is_rounded_to_the_side_that_is_reached(
+    name: str, least: float, whole: float, nearest: str
+) -> None:
+    assert nearest_target(name, least, whole) == nearest
 
 
 def test_the_gate_holds(world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,3 +285,10 @@ def test_the_gate_holds(world: Any, tuned: Checkpoint, monkeypatch: pytest.Monke
 )
 def test_a_step_that_times_something_wants_the_machine_to_itself(target: dict[str, float], alone: bool) -> None:
     assert prune_step.PruneStep().measures(pruning(**target)) is alone
+
+
+def test_the_key_covers_what_counts_and_times_a_target() -> None:
+    step = prune_step.PruneStep()
+    assert step.resolve(pruning(macs=0.5)) == {"counted by": source_digest("compress.benchmark.size")}
+    assert set(step.resolve(pruning(speedup=2))["timed by"]) == {"compress.onnx_graph", "compress.steps.export"}
+    assert step.resolve(pruning(params=0.5)) == step.resolve(pruning(ratio=PruneRatio(heads=0.5))) == {}

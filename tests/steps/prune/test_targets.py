@@ -29,6 +29,7 @@ from compress.steps.prune.cost import (
 )
 from compress.steps.prune.latency_runs import Launcher, launches_of, rounds_of, typical
 from compress.steps.prune.latency_table import Setting, design, latency_table, read_table, table_file
+from compress.steps.prune.measured import kind_of
 from compress.steps.prune.narrow_checkpoint import NarrowCheckpoints
 from compress.steps.prune.narrow_graph import NarrowGraphs
 from compress.steps.prune.search import (
@@ -479,6 +480,23 @@ def test_another_setting_has_another_table(tmp_path: Path, changes: dict[str, An
     assert read_table(tmp_path, setting(**changes)) is None
 
 
+def test_models_that_differ_outside_of_their_layers_have_tables_of_their_own() -> None:
+    from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
+
+    from compress.models.activation import with_activation
+    from compress.models.factorized import factorize_embeddings
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=64, **sizes)
+    classifier, tagger, factorized = (
+        kind(config) for kind in (BertForSequenceClassification, BertForTokenClassification, BertForTokenClassification)
+    )
+    factorize_embeddings(factorized, 4)
+    models = [classifier, tagger, factorized, with_activation(tagger, "relu")]
+    assert len({kind_of(model) for model in models}) == 4
+    assert kind_of(tagger) == kind_of(BertForTokenClassification(config))
+
+
 def test_another_machine_or_version_has_another_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from compress import machine
 
@@ -620,8 +638,11 @@ def test_an_int8_graph_narrows_too(exported: tuple[Any, bytes], tmp_path: Path) 
 def test_a_graph_of_another_architecture_is_refused(exported: tuple[Any, bytes], tmp_path: Path) -> None:
     import onnx
 
-    with pytest.raises(UnsupportedError, match="there is no distilbert.transformer.layer.0.attention.q_lin.weight"):
+    with pytest.raises(
+        UnsupportedError, match="there is no distilbert.transformer.layer.0.attention.q_lin.weight"
+    ) as e:
         NarrowGraphs(onnx.load_from_string(exported[1]), family("distilbert"), HEAD_SIZE, tmp_path)
+    assert str(e.value).endswith("Use a target that counts: params, macs, size"), "torch is no runtime of a target"
 
 
 @pytest.mark.slow

@@ -106,3 +106,21 @@ def test_no_model_of_a_task_holds_a_pooler_that_its_head_does_not_read(kind: str
     model = create(name, ("O", "B-X", "I-X")).model_class().from_config(config).eval()
     with pytest.raises(UnsupportedError, match="has no pooler|reads the pooler"):
         drop_pooler(model)
+
+
+def test_a_model_that_answers_otherwise_is_never_saved(
+    world: Any, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compress.models import checking
+
+    real = checking.cut
+
+    def wrong(model: Any, what: Any) -> Any:
+        pruned = real(model, what)
+        with torch.no_grad():
+            pruned.bert.embeddings.word_embeddings.weight[:] = pruned.bert.embeddings.word_embeddings.weight.flip(0)
+        return pruned
+
+    monkeypatch.setattr(checking, "cut", wrong)
+    with pytest.raises(StepError, match="differs from the masked one"):
+        world.run(tuned, Vocabulary(tokens=5, max_changed=None, max_metric_drop=None))
