@@ -10,7 +10,7 @@ from compress.cli.app import main
 
 LINES = [
     # groups and options
-    ("recipe=nope", "recipe=nope: no such option; allowed: distill, distill_int8, int8"),
+    ("recipe=nope", "recipe=nope: no such option; allowed: distill, distill_int8, int"),
     ("recipe=distil_int8", "did you mean distill_int8?"),
     ("recipe=null", "recipe=null: an option of recipe is needed; allowed: distill"),
     ("model=null", "model=null: an option of model is needed; allowed: minilm"),
@@ -18,7 +18,7 @@ LINES = [
     ("distill=null", "distill=null: an option of distill is needed; allowed: default"),
     ("data=nope", "data=nope: no such option; allowed: bbc_news, files, hub, tiny, tweets"),
     ("task=regression", "task=regression: no such option; allowed: text_classification, token_classification"),
-    ("quantize=static", "quantize=static: no such option; allowed: dynamic"),
+    ("quantize=nope", "quantize=nope: no such option; allowed: aware, dynamic"),
     ("debug=small", "debug=small: no such option; allowed: tiny"),
     ("+debug=tiny", "leave the + out"),
     ("+experiment=nope", "experiment=nope: no such option"),
