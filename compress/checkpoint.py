@@ -20,10 +20,12 @@ __all__ = ["FORMATS", "MANIFEST", "VERSION", "Checkpoint", "Manifest", "Writer",
 
 MANIFEST = "checkpoint.json"
 VERSION = 1
-FORMATS = {"torch": "model.safetensors", "onnx": "model.onnx"}
+FORMATS = {"torch": "model.safetensors", "onnx": "model.onnx", "openvino": "model.xml"}
 """Formats and the file that each must hold."""
 
 _UNLISTED = {"README.md", "LICENSE", ".gitattributes", ".git"}
+_RAW = {("openvino", "model.bin")}
+"""Files that bear the ending of a pickle and are none: the numbers that OpenVINO's model.xml points into."""
 _PICKLES = {".bin", ".pt", ".pth", ".th", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 
 
@@ -34,7 +36,7 @@ class Manifest:
     Attributes
     ----------
     format : str
-        ``torch`` or ``onnx``.
+        ``torch``, ``onnx`` or ``openvino``.
     precision : str
         ``fp32``, ``int8``, ...
     task, metric : str
@@ -96,7 +98,7 @@ class Checkpoint:
 
     @property
     def format(self) -> str:
-        """``torch`` or ``onnx``."""
+        """``torch``, ``onnx`` or ``openvino``."""
         return self.manifest.format
 
     @property
@@ -313,7 +315,7 @@ def _check_names(directory: Path, manifest: Manifest) -> None:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or not name:
             raise CheckpointError(f"checkpoint {directory}: the file name {name!r} leaves the folder")
-        if parts.suffix.lower() in _PICKLES:
+        if parts.suffix.lower() in _PICKLES and (manifest.format, name) not in _RAW:
             raise CheckpointError(f"checkpoint {directory}: {name} may hold a pickle, which is never loaded")
         file = directory / name
         if file.is_symlink():

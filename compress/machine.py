@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from compress.errors import ConfigError, MachineError
+from compress.errors import ConfigError, MachineError, UnsupportedError
 
 __all__ = [
     "cpu_model",
@@ -20,6 +22,7 @@ __all__ = [
     "has_vnni",
     "isa",
     "load_average",
+    "need_extra",
     "package_version",
     "resolve_device",
     "usable_cores",
@@ -31,7 +34,7 @@ _ISA = (
 )  # fmt: skip
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "accelerate", "datasets", "numpy", "pandas", "scikit-learn",
-    "onnx", "onnxscript", "onnxruntime", "evaluate", "seqeval", "hydra-core", "omegaconf",
+    "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "evaluate", "seqeval", "hydra-core", "omegaconf",
 )  # fmt: skip
 
 
@@ -59,6 +62,31 @@ def cpu_model() -> str:
     """Return the processor's name as the system gives it."""
     match = re.search(r"^model name\s*:\s*(.*)$", _cpuinfo(), re.MULTILINE)
     return match.group(1).strip() if match else platform.processor() or platform.machine()
+
+
+def need_extra(extra: str, modules: Sequence[str], asked: str) -> None:
+    """Refuse what an extra of this project is missing for, without importing it.
+
+    Parameters
+    ----------
+    extra
+        Name in pyproject.toml.
+    modules
+        What it brings.
+    asked
+        What needs it, for the message.
+
+    Raises
+    ------
+    UnsupportedError
+        Says how to install it.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UnsupportedError(
+            f"{asked} needs the extra {extra!r}, not installed here: {', '.join(missing)}; "
+            f"pip install 'compress-transformers[{extra}]'"
+        )
 
 
 def usable_cores() -> int:

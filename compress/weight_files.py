@@ -10,6 +10,13 @@ from compress.errors import CheckpointError
 
 __all__ = ["check_weights"]
 
+_ZIP = (b"PK\x03\x04",)
+"""What torch writes begins so."""
+_PICKLE = tuple(bytes([0x80, protocol, 0x95]) for protocol in (4, 5)) + tuple(
+    bytes([0x80, protocol, opcode]) for protocol in (2, 3) for opcode in b"](}c\x8a"
+)
+"""How pickles of the protocols 2 to 5 begin: the protocol, and a frame or a container, a global or torch's number."""
+
 
 def check_weights(file: Path) -> None:
     """Refuse weights that are not what their name says, whatever their hash says.
@@ -17,7 +24,7 @@ def check_weights(file: Path) -> None:
     Parameters
     ----------
     file
-        Any file of a checkpoint; those that are neither ``.safetensors`` nor ``.onnx`` pass.
+        Any file of a checkpoint; those that are not ``.safetensors``, ``.onnx``, ``.xml`` or ``.bin`` pass.
 
     Raises
     ------
@@ -32,6 +39,17 @@ def check_weights(file: Path) -> None:
         # ModelProto begins with ir_version: field 1, varint. No pickle and no zip archive begins with that byte.
         if start != b"\x08":
             raise CheckpointError(f"{file} is not an ONNX model (a pickle, or damaged); pickles are never loaded")
+    elif file.suffix == ".xml":
+        with file.open("rb") as stream:
+            start = stream.read(200)
+        if not start.startswith(b"<?xml") or b"<net" not in start:
+            raise CheckpointError(f"{file} is not a model of OpenVINO; copy it anew")
+    elif file.suffix == ".bin":
+        with file.open("rb") as stream:
+            start = stream.read(6)
+        # Numbers without a header. OpenVINO reads them as such; what would unpickle is refused all the same.
+        if start.startswith((*_ZIP, *_PICKLE)):
+            raise CheckpointError(f"{file} holds a pickle in place of weights; pickles are never loaded")
 
 
 def _check_safetensors(file: Path) -> None:

@@ -40,7 +40,7 @@ def measuring_device(
     ConfigError
         If a provider for a GPU is asked for on the CPU.
     UnsupportedError
-        If a GPU is asked for and the installed ONNX Runtime cannot use it.
+        If a GPU is asked for and the installed ONNX Runtime, or OpenVINO, cannot use it.
     """
     if resolved == "cpu":
         if provider != "auto":
@@ -48,7 +48,12 @@ def measuring_device(
                 f"benchmark.provider={provider}: needs a GPU, and device={asked} is the CPU here; leave it at auto"
             )
         return resolved, None
-    graphs = [precision for form, precision in variants if form == "onnx"]
+    listed = list(variants)
+    if any(form == "openvino" for form, _ in listed):
+        if asked != "auto":
+            raise UnsupportedError(f"device={asked}: OpenVINO does not run on CUDA; set device=cpu or device=auto")
+        return "cpu", "measured on the CPU: OpenVINO does not run on CUDA"
+    graphs = [precision for form, precision in listed if form == "onnx"]
     if not graphs:
         return resolved, None
     there = available_providers()

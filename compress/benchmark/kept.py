@@ -20,7 +20,7 @@ __all__ = ["KeptAnswers"]
 
 log = logging.getLogger(__name__)
 
-_PACKAGES = ("numpy", "onnxruntime", "scikit-learn", "seqeval", "tokenizers", "torch", "transformers")
+_PACKAGES = ("numpy", "onnxruntime", "openvino", "scikit-learn", "seqeval", "tokenizers", "torch", "transformers")
 _MODULES = ("compress.benchmark.worker", "compress.models", "compress.runtime", "compress.tasks")
 
 

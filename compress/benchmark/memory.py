@@ -104,6 +104,9 @@ def import_runtime(path: Path, threads: int | None) -> None:
     if path.suffix == ".onnx" or form == "onnx":
         for module in ("onnxruntime", "tokenizers", "compress.runtime.onnx_predictor"):
             import_module(module)
+    elif form == "openvino":
+        for module in ("openvino", "tokenizers", "compress.runtime.openvino_predictor"):
+            import_module(module)
     else:
         _import_torch(path, threads)
 

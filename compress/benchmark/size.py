@@ -15,9 +15,10 @@ from compress.errors import CheckpointError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["macs_of_onnx", "macs_of_torch", "size_of", "vocabulary_of"]
+__all__ = ["macs_of_onnx", "macs_of_openvino", "macs_of_torch", "size_of", "vocabulary_of"]
 
 _WEIGHTS = (".safetensors", ".onnx", ".data", ".onnx_data")
+_IR = (".xml", ".bin")
 _SAFETENSORS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _ONNX = {
     "DOUBLE": "fp64",
@@ -48,8 +49,13 @@ def size_of(path: Path, form: str) -> dict[str, Any]:
     if path.is_file():
         beside = _external_files(path)
         files = [file for file in files if file == path or file.name in beside]
-    weights = [file for file in files if file.suffix in _WEIGHTS]
-    found = _onnx_tensors(model) if form == "onnx" else _torch_tensors(weights)
+    weights = [file for file in files if file.suffix in (_IR if form == "openvino" else _WEIGHTS)]
+    if form == "onnx":
+        found = _onnx_tensors(model)
+    elif form == "openvino":
+        found = _openvino_tensors(folder)
+    else:
+        found = _torch_tensors(weights)
     return {
         "artifact_bytes": sum(file.stat().st_size for file in files),
         "weights_bytes": sum(file.stat().st_size for file in weights),
@@ -128,6 +134,20 @@ def _onnx_tensors(file: Path) -> dict[str, Any]:
     return {"embedding_bytes": embedding, "parameters": counts.total(), "precision": _most(counts)}
 
 
+def _openvino_tensors(folder: Path) -> dict[str, Any]:
+    """Return bytes of tables that are gathered from, number and precision of parameters of a model of OpenVINO."""
+    from compress.openvino_ir import MODEL_FILE, read_constants
+
+    embedding = 0
+    counts: Counter[str] = Counter()
+    for constant in read_constants(folder / MODEL_FILE):
+        if constant.precision is not None and constant.role != "helper" and constant.count > 1:
+            counts[constant.precision] += constant.count
+        if constant.gathered and len(constant.shape) == 2:
+            embedding += constant.nbytes
+    return {"embedding_bytes": embedding, "parameters": counts.total(), "precision": _most(counts)}
+
+
 def _gathered(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the tables that rows are gathered from, through whatever dequantizes them."""
     produced = {name: node for node in graph.node for name in node.output}
@@ -190,6 +210,20 @@ def macs_of_onnx(model: onnx.ModelProto, batch: int, sequence: int) -> int:
             transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
             left, out = shapes.get(node.input[0]), shapes.get(node.output[0])
             total += math.prod(out) * (left[0] if transposed else left[-1]) if left and out else 0
+    return total
+
+
+def macs_of_openvino(path: Path, batch: int, sequence: int) -> int:
+    """Return multiply-accumulates of matrix products of a ``model.xml``, at a fixed batch and sequence."""
+    import openvino
+
+    model = openvino.Core().read_model(str(path))
+    model.reshape({value: [batch, sequence] for value in model.inputs})
+    total = 0
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "MatMul":
+            left = list(node.input(0).get_shape())
+            total += math.prod(node.output(0).get_shape()) * left[-2 if node.get_attributes()["transpose_a"] else -1]
     return total
 
 

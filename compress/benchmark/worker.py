@@ -245,11 +245,13 @@ class _Worker:
 
     def macs(self, batch: int, sequence: int) -> dict[str, Any]:
         """Count multiply-accumulates of one forward pass."""
-        from compress.benchmark.size import macs_of_onnx, macs_of_torch
+        from compress.benchmark.size import macs_of_onnx, macs_of_openvino, macs_of_torch
 
         predictor = self.predictor
         if predictor.runtime == "torch":
             return {"macs": macs_of_torch(predictor.model, batch, sequence, predictor.input_names)}
+        if predictor.runtime == "openvino":
+            return {"macs": macs_of_openvino(predictor.path, batch, sequence)}
         import onnx
 
         return {"macs": macs_of_onnx(onnx.load(str(predictor.path)), batch, sequence)}

@@ -10,6 +10,7 @@ from compress.config.training import Taught
 __all__ = [
     "DynamicQuantization",
     "MixedQuantization",
+    "OpenVINOQuantization",
     "QuantizationAwareTraining",
     "StaticQuantization",
     "TrainedQuantization",
@@ -155,3 +156,46 @@ class MixedQuantization:
     batch_size: int = option(16, "rows per batch of calibration; bounds its memory", minimum=1)
     embeddings: bool = option(True, "quantize the token embeddings too: 8 bits, or 4 where they are not spared")
     head: bool = option(False, "quantize the task head too, if the search does not spare it")
+
+
+@dataclass
+class OpenVINOQuantization:
+    """OpenVINO INT8 by NNCF: weights and activations are integers, activation ranges come from training rows."""
+
+    weights: str = option("int8", "int8, or fp32: the format alone, to compare with", choices=["int8", "fp32"])
+    calibration_rows: int = option(300, "training rows, one by one, that activation ranges are read from", minimum=1)
+    preset: str = option(
+        "mixed", "mixed: activations with a zero point; performance: without", choices=["mixed", "performance"]
+    )
+    activation_range: str = option(
+        "mean",
+        "of activations: mean of the rows' extremes, the extremes of all rows, or a quantile of each row",
+        choices=["mean", "extremes", "quantile"],
+    )
+    smooth_quant: float | None = option(
+        0.95,
+        "share of activation outliers that moves into weights (SmoothQuant's alpha); null is off",
+        minimum=0,
+        maximum=1,
+    )
+    bias_correction: str = option(
+        "fast", "move biases by the mean error: fast, full (sequential, slow), off", choices=["fast", "full", "off"]
+    )
+    reduce_range: str = option(
+        "auto", "7-bit weights: without VNNI 8-bit products can saturate", choices=["auto", "true", "false"]
+    )
+    attention: bool = option(True, "quantize products of activations too: scores, and scores by values")
+    embeddings: bool = option(True, "store the token embeddings as INT8, a scale per row, in memory too")
+    head: bool = option(False, "quantize the task head too")
+    ignored: list[str] = option([], "patterns of products that stay fp32, e.g. encoder.layer.0.*")
+    accuracy_control: float | None = option(
+        None,
+        "products go back to fp32 until the validation metric has fallen by at most this; null is off",
+        minimum=0,
+    )
+    inference_precision: str = option(
+        "f32", "what the runtime computes floats in; bf16 needs such a processor", choices=["f32", "bf16"]
+    )
+    max_metric_drop: float | None = option(
+        0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
+    )

@@ -41,6 +41,7 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
             "static_schema": quantization.StaticQuantization,
             "aware_schema": quantization.QuantizationAwareTraining,
             "mixed_schema": quantization.MixedQuantization,
+            "openvino_schema": quantization.OpenVINOQuantization,
             "trained_schema": quantization.TrainedQuantization,
             "weight_only_schema": quantization.WeightOnlyQuantization,
         },
@@ -62,6 +63,7 @@ NEEDS_ONNX = (
     quantization.DynamicQuantization,
     quantization.StaticQuantization,
     quantization.MixedQuantization,
+    quantization.OpenVINOQuantization,
     quantization.TrainedQuantization,
     quantization.WeightOnlyQuantization,
 )

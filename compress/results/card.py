@@ -17,6 +17,9 @@ __all__ = ["render", "write"]
 
 _PIPELINE_TAGS = {"text_classification": "text-classification", "token_classification": "token-classification"}
 
+_LIBRARIES = {"onnxruntime": "onnx", "openvino": "openvino"}
+"""What the hub calls the library of a runtime; transformers for others."""
+
 _METRICS = {"f1_macro": ("f1", "macro F1", {"average": "macro"})}
 """Type, name and arguments of metrics that the hub knows under another name."""
 
@@ -97,7 +100,7 @@ def _front_matter(record: Mapping[str, Any], row: VariantRow) -> list[str]:
     """Return YAML; every string is written as JSON, which YAML reads."""
     text, model = json.dumps, record.get("model") or {}
     tag = _PIPELINE_TAGS.get(record["task"], str(record["task"]).replace("_", "-"))
-    lines = ["---", f"library_name: {'onnx' if row.runtime == 'onnxruntime' else 'transformers'}"]
+    lines = ["---", f"library_name: {_LIBRARIES.get(str(row.runtime), 'transformers')}"]
     lines.append(f"pipeline_tag: {text(tag)}")
     if model.get("license"):
         lines.append(f"license: {text(str(model['license']).lower())}")

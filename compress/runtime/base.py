@@ -27,7 +27,7 @@ class Predictor(ABC):
     Attributes
     ----------
     runtime : str
-        ``torch`` or ``onnxruntime``.
+        ``torch``, ``onnxruntime`` or ``openvino``.
     checkpoint : Checkpoint or None
         What was opened; None for a model that this project did not write.
     task : Task or None

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.errors import CheckpointError, ConfigError
+from compress.errors import CheckpointError, ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ def open_predictor(
         Intra-op threads; by default the cores that this process may use.
     device : str, default "auto"
         ``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes a GPU where there is one, except for INT8, which the
-        CUDA provider of ONNX Runtime runs slower than fp32.
+        CUDA provider of ONNX Runtime runs slower than fp32, and for OpenVINO, which runs on the CPU.
     provider : str, default "auto"
         ONNX Runtime's execution provider on a GPU: ``cuda`` (as ``auto``) or ``tensorrt``.
 
@@ -46,7 +46,7 @@ def open_predictor(
     CheckpointError
         If nothing there can be opened or a file is not what its hash says.
     MachineError, UnsupportedError
-        If the device is absent.
+        If the device is absent, or the extra ``openvino`` where the checkpoint needs it.
     """
     from compress.checkpoint import Checkpoint, open_checkpoint
 
@@ -92,6 +92,18 @@ def _open_own(checkpoint: Checkpoint, threads: int, device: str, provider: str) 
             max_length=manifest.max_length,
             provider=provider,
         )
+    if checkpoint.format == "openvino":
+        from compress.runtime.openvino_predictor import open_openvino
+
+        return open_openvino(
+            checkpoint.path,
+            task=task,
+            threads=threads,
+            device=openvino_device(device),
+            checkpoint=checkpoint,
+            max_length=manifest.max_length,
+            inference_precision=str(manifest.facts.get("inference_precision", "f32")),
+        )
     if checkpoint.format == "torch":
         from compress.models.torch_io import load_model, load_tokenizer
         from compress.runtime.torch_predictor import TorchPredictor
@@ -105,7 +117,7 @@ def _open_own(checkpoint: Checkpoint, threads: int, device: str, provider: str) 
             checkpoint=checkpoint,
             max_length=manifest.max_length,
         )
-    raise CheckpointError(f"{checkpoint.path}: format {checkpoint.format!r}; known are torch and onnx")
+    raise CheckpointError(f"{checkpoint.path}: format {checkpoint.format!r}; known are torch, onnx and openvino")
 
 
 def torch_device(device: str) -> str:
@@ -126,6 +138,13 @@ def onnx_device(device: str, precision: str) -> str:
     import onnxruntime
 
     return torch_device(device) if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+
+
+def openvino_device(device: str) -> str:
+    """Return the device that OpenVINO is to use: the CPU, or UnsupportedError where a CUDA GPU is asked for."""
+    if device in ("auto", "cpu"):
+        return "cpu"
+    raise UnsupportedError(f"device={device}: OpenVINO does not run on CUDA; use device=cpu or device=auto")
 
 
 def _cores() -> int:

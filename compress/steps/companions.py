@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["copy_companions"]
 
-_WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".onnx.data")
+_WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".onnx.data", ".xml", ".bin")
 
 
 def copy_companions(source: Checkpoint, out: Writer) -> None:

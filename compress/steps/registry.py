@@ -58,6 +58,11 @@ _BUILT_IN: Mapping[str, tuple[str, str, str]] = MappingProxyType(
             "compress.steps.quantize.mixed",
             "MixedStep",
         ),
+        "quantize/openvino": (
+            "compress.config.quantization:OpenVINOQuantization",
+            "compress.steps.quantize.openvino_step",
+            "OpenVINOStep",
+        ),
         "quantize/weight_only": (
             "compress.config.quantization:WeightOnlyQuantization",
             "compress.steps.quantize.weight_only",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from compress.checkpoint import Checkpoint, open_checkpoint
 from compress.config.quantization import (
     MixedQuantization,
+    OpenVINOQuantization,
     QuantizationAwareTraining,
     StaticQuantization,
     TrainedQuantization,
@@ -44,8 +46,20 @@ CONFIGS: dict[str, Any] = {
     "quantize/trained": TrainedQuantization(max_metric_drop=None),
     "quantize/static": StaticQuantization(max_metric_drop=None, calibration_rows=32),
     "quantize/weight_only": WeightOnlyQuantization(max_metric_drop=None, calibration_rows=32),
+    "quantize/openvino": OpenVINOQuantization(max_metric_drop=None, calibration_rows=16),
 }
+EXTRAS = {"quantize/openvino": ("openvino", "nncf")}
+"""Packages of an extra that a kind of step needs to run."""
 KINDS = sorted(CONFIGS)
+RUNNABLE = [
+    pytest.param(
+        kind,
+        marks=pytest.mark.skipif(
+            any(importlib.util.find_spec(name) is None for name in EXTRAS.get(kind, ())), reason="needs an extra"
+        ),
+    )
+    for kind in KINDS
+]
 
 
 @pytest.fixture
@@ -73,14 +87,14 @@ def test_declarations_are_complete(kind: str) -> None:
     assert step.kind == kind
     assert dataclasses.is_dataclass(step.config)
     assert step.accepts
-    assert step.leaves in {"torch", "onnx"}
+    assert step.leaves in {"torch", "onnx", "openvino"}
     assert step.modules
     assert step.packages
     assert step_for(step.config) is step
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUNNABLE)
 def test_equal_work_gives_equal_bytes(kind: str, world: Any, source_of: Callable[[str], Any]) -> None:
     source = source_of(kind)
     first, second = (world.run(source, CONFIGS[kind]) for _ in range(2))
@@ -89,7 +103,7 @@ def test_equal_work_gives_equal_bytes(kind: str, world: Any, source_of: Callable
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUNNABLE)
 def test_what_it_leaves_reloads_to_equal_logits(
     kind: str, world: Any, source_of: Callable[[str], Any], tmp_path: Path
 ) -> None:
@@ -115,7 +129,7 @@ def test_a_quantized_source_is_refused_before_work(kind: str, facts: Callable[..
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUNNABLE)
 def test_the_source_is_left_as_it_was(kind: str, world: Any, source_of: Callable[[str], Any]) -> None:
     source = source_of(kind)
     world.run(source, CONFIGS[kind])

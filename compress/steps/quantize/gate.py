@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING
 from compress.errors import StepError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from compress.checkpoint import Checkpoint
+    from compress.runtime import Predictor
     from compress.steps.base import Context
 
-__all__ = ["judge", "source_metric", "validation_metric"]
+__all__ = ["judge", "metric_of", "source_metric", "validation_metric"]
+
+_ADVICE = ("per_channel=true", "reduce_range=true", "embeddings=false")
 
 
 def validation_metric(directory: Path, context: Context) -> float:
@@ -24,10 +29,15 @@ def validation_metric(directory: Path, context: Context) -> float:
 
     predictor = open_onnx(directory, task=context.task, threads=context.threads)
     try:
-        features = context.task.encode(context.data.validation, predictor.tokenizer, context.max_length)
-        logits = predictor.logits_of(features)
+        return metric_of(predictor, context)
     finally:
         predictor.close()
+
+
+def metric_of(predictor: Predictor, context: Context) -> float:
+    """Return the task's main metric of an open model over the whole validation split."""
+    features = context.task.encode(context.data.validation, predictor.tokenizer, context.max_length)
+    logits = predictor.logits_of(features)
     return round(float(context.task.metrics(logits, features)[context.task.metric]), 6)
 
 
@@ -58,14 +68,16 @@ def source_metric(source: Checkpoint, context: Context) -> float:
     return value
 
 
-def judge(before: float, after: float, allowed: float, context: Context) -> None:
-    """Raise StepError if the metric fell by more than `allowed` (absolute) or is no number."""
+def judge(before: float, after: float, allowed: float, context: Context, advice: Sequence[str] = _ADVICE) -> None:
+    """Raise StepError if the metric fell by more than `allowed` (absolute) or is no number.
+
+    `advice` is what may lose less, each as KEY=VALUE of the step's config.
+    """
     lost = before - after if context.task.higher_is_better else after - before
     if math.isfinite(lost) and lost <= allowed + 1e-9:
         return
     raise StepError(
         f"step {context.name}: validation {context.task.metric} went from {before:.4f} to {after:.4f} on quantization, "
         f"a loss of {lost:.4f}; {context.name}.max_metric_drop allows {allowed:g}. "
-        f"Try {context.name}.per_channel=true, {context.name}.reduce_range=true or {context.name}.embeddings=false, "
-        f"or raise the gate"
+        f"Try {' or '.join(f'{context.name}.{item}' for item in advice)}, or raise the gate"
     )
