@@ -31,7 +31,7 @@ _ISA = (
 )  # fmt: skip
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "accelerate", "datasets", "numpy", "pandas", "scikit-learn",
-    "onnx", "onnxscript", "onnxruntime", "evaluate", "seqeval", "hydra-core", "omegaconf",
+    "onnx", "onnxscript", "onnxruntime", "bitsandbytes", "evaluate", "seqeval", "hydra-core", "omegaconf",
 )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
             "aware_schema": quantization.QuantizationAwareTraining,
             "mixed_schema": quantization.MixedQuantization,
             "trained_schema": quantization.TrainedQuantization,
+            "bitsandbytes_schema": quantization.BitsAndBytes,
             "weight_only_schema": quantization.WeightOnlyQuantization,
         },
         "benchmark": {"schema": schemas.Benchmark},

@@ -11,6 +11,7 @@ import pytest
 
 from compress.checkpoint import Checkpoint, open_checkpoint
 from compress.config.quantization import (
+    BitsAndBytes,
     MixedQuantization,
     QuantizationAwareTraining,
     StaticQuantization,
@@ -44,6 +45,7 @@ CONFIGS: dict[str, Any] = {
     "quantize/trained": TrainedQuantization(max_metric_drop=None),
     "quantize/static": StaticQuantization(max_metric_drop=None, calibration_rows=32),
     "quantize/weight_only": WeightOnlyQuantization(max_metric_drop=None, calibration_rows=32),
+    "quantize/bitsandbytes": BitsAndBytes(max_metric_drop=None),
 }
 KINDS = sorted(CONFIGS)
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
     from compress.steps.base import Context
 
-__all__ = ["judge", "source_metric", "validation_metric"]
+__all__ = ["judge", "source_metric", "torch_validation_metric", "validation_metric"]
+
+_ADVICE = "{name}.per_channel=true, {name}.reduce_range=true or {name}.embeddings=false"
 
 
 def validation_metric(directory: Path, context: Context) -> float:
@@ -31,18 +33,43 @@ def validation_metric(directory: Path, context: Context) -> float:
     return round(float(context.task.metrics(logits, features)[context.task.metric]), 6)
 
 
+def torch_validation_metric(directory: Path, context: Context) -> float:
+    """Return the task's main metric of a torch model over the whole validation split, on the CPU."""
+    from transformers import AutoConfig
+
+    from compress.models.families import family
+    from compress.models.pruned import load_weights
+    from compress.models.torch_io import load_tokenizer, quiet
+    from compress.runtime import TorchPredictor
+
+    with quiet():
+        config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+        how = {"attn_implementation": family(config.model_type).attention}
+        model = load_weights(lambda: context.task.model_class().from_config(config, **how), directory)
+    tokenizer = load_tokenizer(directory)
+    predictor = TorchPredictor(model, task=context.task, tokenizer=tokenizer, threads=context.threads)
+    try:
+        features = context.task.encode(context.data.validation, tokenizer, context.max_length)
+        logits = predictor.logits_of(features)
+    finally:
+        predictor.close()
+    return round(float(context.task.metrics(logits, features)[context.task.metric]), 6)
+
+
 def source_metric(source: Checkpoint, context: Context) -> float:
     """Return the source's validation metric, computed once for all quantizations of that source."""
     from compress.files import canonical_json
     from compress.keys import source_digest
     from compress.machine import isa, package_version
 
+    torch = source.format == "torch"
+    runtime = ("torch", "transformers") if torch else ("onnxruntime",)
     content = {
         "source": source.digest,
         "data": context.data.fingerprint,
         "task": [context.task.name, context.task.metric, list(context.task.labels), context.max_length],
         "modules": {name: source_digest(name) for name in ("compress.runtime", "compress.tasks")},
-        "packages": {name: package_version(name) for name in ("onnxruntime", "tokenizers")},
+        "packages": {name: package_version(name) for name in (*runtime, "tokenizers")},
         "isa": isa(),
     }
     name = hashlib.sha256(canonical_json(content)).hexdigest()
@@ -50,7 +77,7 @@ def source_metric(source: Checkpoint, context: Context) -> float:
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["value"])
     except (OSError, ValueError, KeyError, TypeError):
-        value = validation_metric(source.path, context)
+        value = (torch_validation_metric if torch else validation_metric)(source.path, context)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{name}.{os.getpid()}")
     temporary.write_text(json.dumps({"value": value}), encoding="utf-8")
@@ -58,14 +85,25 @@ def source_metric(source: Checkpoint, context: Context) -> float:
     return value
 
 
-def judge(before: float, after: float, allowed: float, context: Context) -> None:
-    """Raise StepError if the metric fell by more than `allowed` (absolute) or is no number."""
+def judge(before: float, after: float, allowed: float, context: Context, advice: str | None = None) -> None:
+    """Raise StepError if the metric fell by more than `allowed` (absolute) or is no number.
+
+    Parameters
+    ----------
+    before, after
+        Validation metric of the source and of the quantized model.
+    allowed
+        What may be lost.
+    context
+        Of the step.
+    advice
+        What to try; None is what helps the ONNX methods.
+    """
     lost = before - after if context.task.higher_is_better else after - before
     if math.isfinite(lost) and lost <= allowed + 1e-9:
         return
     raise StepError(
         f"step {context.name}: validation {context.task.metric} went from {before:.4f} to {after:.4f} on quantization, "
         f"a loss of {lost:.4f}; {context.name}.max_metric_drop allows {allowed:g}. "
-        f"Try {context.name}.per_channel=true, {context.name}.reduce_range=true or {context.name}.embeddings=false, "
-        f"or raise the gate"
+        f"Try {advice or _ADVICE.format(name=context.name)}, or raise the gate"
     )
