@@ -34,7 +34,8 @@ _ISA = (
 )  # fmt: skip
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "accelerate", "datasets", "numpy", "pandas", "scikit-learn",
-    "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "evaluate", "seqeval", "hydra-core", "omegaconf",
+    "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "bitsandbytes", "evaluate", "seqeval", "hydra-core",
+    "omegaconf",
 )  # fmt: skip
 
 

@@ -20,8 +20,11 @@ __all__ = ["KeptAnswers"]
 
 log = logging.getLogger(__name__)
 
-_PACKAGES = ("numpy", "onnxruntime", "openvino", "scikit-learn", "seqeval", "tokenizers", "torch", "transformers")
-_MODULES = ("compress.benchmark.worker", "compress.models", "compress.runtime", "compress.tasks")
+_PACKAGES = (
+    *("bitsandbytes", "numpy", "onnxruntime", "openvino", "scikit-learn", "seqeval", "tokenizers", "torch"),
+    "transformers",
+)
+_MODULES = ("compress.benchmark.worker", "compress.models", "compress.quantized", "compress.runtime", "compress.tasks")
 
 
 class KeptAnswers:

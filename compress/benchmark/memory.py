@@ -9,6 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from compress.errors import UnsupportedError
+from compress.quantized import QUANTIZATION
+
 __all__ = ["can_reset", "device_memory", "import_runtime", "peak_rss", "reset_peak", "resident"]
 
 _STATUS = Path("/proc/self/status")
@@ -121,6 +124,13 @@ def _import_torch(path: Path, threads: int | None) -> None:
 
     for module in ("safetensors.torch", "compress.models.torch_io", "compress.runtime.torch_predictor"):
         import_module(module)
+    if (path / QUANTIZATION).is_file():
+        from compress.quantized.layers import bitsandbytes
+
+        try:
+            bitsandbytes()
+        except UnsupportedError:  # opening it will say so
+            return
     if threads is not None:
         _start_torch(threads)
     try:

@@ -6,14 +6,17 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import CheckpointError
+from compress.quantized import read_quantization
 
 if TYPE_CHECKING:
     import onnx
+
+    from compress.quantized import Quantization
 
 __all__ = ["macs_of_onnx", "macs_of_openvino", "macs_of_torch", "size_of", "vocabulary_of"]
 
@@ -55,7 +58,7 @@ def size_of(path: Path, form: str) -> dict[str, Any]:
     elif form == "openvino":
         found = _openvino_tensors(folder)
     else:
-        found = _torch_tensors(weights)
+        found = _torch_tensors(weights, read_quantization(folder))
     return {
         "artifact_bytes": sum(file.stat().st_size for file in files),
         "weights_bytes": sum(file.stat().st_size for file in weights),
@@ -93,18 +96,30 @@ def _external_files(path: Path) -> set[str]:
     return {ExternalDataInfo(tensor).location for tensor in graph.initializer if uses_external_data(tensor)}
 
 
-def _torch_tensors(weights: Iterable[Path]) -> dict[str, Any]:
-    """Return bytes of embeddings, number and precision of parameters of safetensors files, from their headers."""
+def _torch_tensors(weights: Iterable[Path], how: Quantization | None) -> dict[str, Any]:
+    """Return bytes of embeddings, number and precision of parameters of safetensors files, from their headers.
+
+    A quantized layer counts the parameters that it had before; its scales are bytes and no parameters.
+    """
+    layers = how.layers if how is not None else {}
     embedding = 0
     counts: Counter[str] = Counter()
+    for layer in layers.values():
+        counts[how.method if how is not None else ""] += layer.rows * layer.columns
     for file in weights:
         with file.open("rb") as stream:
             header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
         for name, entry in header.items():
-            if name == "__metadata__" or (entry["dtype"].startswith(("I", "U", "B")) and entry["dtype"] != "BF16"):
+            if name == "__metadata__":
                 continue
-            counts[_SAFETENSORS.get(entry["dtype"], entry["dtype"].lower())] += math.prod(entry["shape"])
-            if "embeddings" in name and len(entry["shape"]) == 2:
+            owner, _, part = name.rpartition(".")
+            quantized = owner in layers and part != "bias"
+            integers = entry["dtype"].startswith(("I", "U", "B")) and entry["dtype"] != "BF16"
+            if integers and not quantized:
+                continue
+            if not quantized:
+                counts[_SAFETENSORS.get(entry["dtype"], entry["dtype"].lower())] += math.prod(entry["shape"])
+            if "embeddings" in name and (quantized or len(entry["shape"]) == 2):
                 start, end = entry["data_offsets"]
                 embedding += end - start
     return {"embedding_bytes": embedding, "parameters": counts.total(), "precision": _most(counts)}
@@ -175,11 +190,36 @@ def macs_of_torch(model: Any, batch: int, sequence: int, names: Iterable[str]) -
     before = model.config._attn_implementation  # noqa: SLF001 - transformers offers a setter only
     model.set_attn_implementation("eager")  # products of attention are then counted as the products they are
     try:
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_bitsandbytes()) as counter:
             model(**inputs)
     finally:
         model.set_attn_implementation(before)
     return int(counter.get_total_flops()) // 2
+
+
+def _bitsandbytes() -> dict[Any, Any]:
+    """Return how to count the operators of bitsandbytes that multiply by a weight; nothing where it is not in use."""
+    import sys
+
+    if "bitsandbytes" not in sys.modules:
+        return {}
+    import torch
+
+    def by_four_bits(inputs: Sequence[int], _: Any, weight: Sequence[int], *__: Any, **___: Any) -> int:
+        return 2 * math.prod(inputs[:-1]) * math.prod(weight)
+
+    def by_integers(inputs: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(inputs[:-1]) * math.prod(weight)
+
+    def with_outliers(inputs: Sequence[int], _: Any, weight: Sequence[int], *__: Any, **___: Any) -> int:
+        return by_integers(inputs, weight)
+
+    operators = torch.ops.bitsandbytes
+    return {
+        operators.gemm_4bit: by_four_bits,
+        operators.int8_scaled_mm: by_integers,
+        operators.int8_mixed_scaled_mm: with_outliers,
+    }
 
 
 def macs_of_onnx(model: onnx.ModelProto, batch: int, sequence: int) -> int:

@@ -32,6 +32,8 @@ also
   python -m compress.benchmark, .inspect, .predict, .report, .store  (each with --help)
 """
 _WIDTH = 34
+_OPTIONS_OF = {"random": "tiny", "schema": "minilm", "bitsandbytes": "nf4|fp4|llm_int8"}
+"""Options that build on a schema, where they are not named as it is."""
 
 
 def text() -> str:
@@ -69,7 +71,7 @@ def _keys(group: str, schemas: Mapping[str, type], chosen: Mapping[str, str | No
         own = [key for key in keys if key.name not in names]
         if own and len(schemas) > 1:
             option = schema.removesuffix("_schema")
-            yield f"  with {group}={ {'random': 'tiny', 'schema': 'minilm'}.get(option, option) }"
+            yield f"  with {group}={_OPTIONS_OF.get(option, option)}"
         yield from (_key(key, f"{group}.", {}) for key in own)
 
 

@@ -8,6 +8,7 @@ from compress.config.options import option
 from compress.config.training import Taught
 
 __all__ = [
+    "BitsAndBytes",
     "DynamicQuantization",
     "MixedQuantization",
     "OpenVINOQuantization",
@@ -196,6 +197,24 @@ class OpenVINOQuantization:
     inference_precision: str = option(
         "f32", "what the runtime computes floats in; bf16 needs such a processor", choices=["f32", "bf16"]
     )
+    max_metric_drop: float | None = option(
+        0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
+    )
+
+
+@dataclass
+class BitsAndBytes:
+    """bitsandbytes: weights of 4 or 8 bits in a torch checkpoint; it stands where export would."""
+
+    method: str = option(
+        "nf4", "4 bits by quantiles of a normal distribution, 4-bit floats, LLM.int8", choices=["nf4", "fp4", "int8"]
+    )
+    double_quant: bool = option(True, "nf4 and fp4: the scales of the blocks in 8 bits too")
+    block_size: int = option(64, "nf4 and fp4: weights that share a scale, a power of two", minimum=32, maximum=4096)
+    compute: str = option("fp32", "nf4 and fp4: type of the products", choices=["fp32", "bf16", "fp16"])
+    threshold: float = option(6.0, "int8: input columns beyond it are multiplied in float; 0 is off", minimum=0)
+    embeddings: bool = option(True, "quantize the tables of tokens and positions too")
+    head: bool = option(False, "quantize the product that makes the logits too")
     max_metric_drop: float | None = option(
         0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
     )

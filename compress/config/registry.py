@@ -43,6 +43,7 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
             "mixed_schema": quantization.MixedQuantization,
             "openvino_schema": quantization.OpenVINOQuantization,
             "trained_schema": quantization.TrainedQuantization,
+            "bitsandbytes_schema": quantization.BitsAndBytes,
             "weight_only_schema": quantization.WeightOnlyQuantization,
         },
         "benchmark": {"schema": schemas.Benchmark},

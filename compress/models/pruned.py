@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import CheckpointError, ConfigError, UnsupportedError
 from compress.models.families import TASK_OF_HEAD, family
 from compress.models.structure import read_structure, structure_of
-from compress.models.weights import assign, read_tensors, unique_tensors
+from compress.models.weights import assign, read_tensors, write_tensors
+from compress.quantized import read_quantization
+from compress.quantized.model import put_quantized_layers
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint, Writer
@@ -127,6 +129,8 @@ def load_pruned(directory: str | os.PathLike[str]) -> Any:
 def load_weights(build: Any, path: Path) -> Any:
     """Return the model of a directory with config.json, structure.json and model.safetensors.
 
+    With a quantization.json its layers are as they were quantized: nothing is quantized anew.
+
     Parameters
     ----------
     build
@@ -138,18 +142,21 @@ def load_weights(build: Any, path: Path) -> Any:
     ------
     CheckpointError
         If structure.json, config.json and the tensors contradict each other, or a weight is missing.
+    UnsupportedError
+        If its layers need a package that is not installed.
     """
     from compress.models.skeleton import build_skeleton
 
     model = build_skeleton(build, read_structure(path / "structure.json"), path)
+    how = read_quantization(path)
+    if how is not None:
+        put_quantized_layers(model, how, path)
     assign(model, read_tensors(path / "model.safetensors"), path)
     return model
 
 
 def write_model(out: Writer, model: Any) -> None:
     """Write config.json, model.safetensors and what structure.json will say; equal models give equal bytes."""
-    from safetensors.torch import save_file
-
     config = model.config.to_dict()
     for name in ("_name_or_path", "_attn_implementation_internal", "_commit_hash", "torch_dtype"):
         config.pop(name, None)
@@ -159,7 +166,7 @@ def write_model(out: Writer, model: Any) -> None:
     if model.can_generate():
         content = json.dumps(model.generation_config.to_diff_dict(), indent=2, sort_keys=True)
         (out.path / "generation_config.json").write_text(content + "\n", encoding="utf-8")
-    save_file(unique_tensors(model), str(out.path / "model.safetensors"), metadata={"format": "pt"})
+    write_tensors(model, out.path / "model.safetensors")
     out.structure = structure_of(model).to_json()
 
 

@@ -258,14 +258,17 @@ def _rewrite_json(file: Path, drop: Sequence[str], add: Mapping[str, Any]) -> No
 
 
 def load_model(checkpoint: Checkpoint) -> Any:
-    """Return the fp32 model of a torch checkpoint in eval mode, with the weights that were written and no others.
+    """Return the model of a torch checkpoint in eval mode, with the weights that were written and no others.
 
-    Whatever was pruned: config.json and structure.json say how the model is built (`compress.models.skeleton`).
+    Whatever was pruned or quantized: config.json, structure.json and quantization.json say how the model is built
+    (`compress.models.skeleton`, `compress.quantized.model`). What is not quantized is fp32.
 
     Raises
     ------
     CheckpointError
         If it is no torch checkpoint, or a weight is missing, unexpected or of another shape.
+    UnsupportedError
+        If it is quantized and bitsandbytes is not installed.
     """
     from transformers import AutoConfig
 

@@ -11,7 +11,7 @@ from compress.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["assign", "read_tensors", "unique_tensors"]
+__all__ = ["assign", "read_tensors", "unique_tensors", "write_tensors"]
 
 
 def unique_tensors(model: Any) -> dict[str, torch.Tensor]:
@@ -25,6 +25,13 @@ def unique_tensors(model: Any) -> dict[str, torch.Tensor]:
         seen[place] = name
         tensors[name] = tensor.detach().to("cpu").contiguous()
     return tensors
+
+
+def write_tensors(model: Any, file: Path) -> None:
+    """Write the state of a model, each tensor once; equal models give equal bytes."""
+    from safetensors.torch import save_file
+
+    save_file(unique_tensors(model), str(file), metadata={"format": "pt"})
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:

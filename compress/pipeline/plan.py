@@ -189,6 +189,8 @@ def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None)
     measured_on, note = measuring_device(job.device, device, job.benchmark.provider, left)
     if note is not None:
         notes.append(note)
+    for one in planned:
+        notes += [f"{one.name}: {caution}" for caution in one.step.cautions(one.config, measured_on)]
     return Plan(
         tuple(planned),
         source,
@@ -219,9 +221,11 @@ def _free_name(name: str, job: JobConfig, planned: list[PlannedStep]) -> str:
 
 def _order_message(name: str, step: Step[Any], planned: list[PlannedStep], facts: SourceFacts) -> str:
     before = planned[-1].name if planned else "the model"
+    early = facts.format == "onnx" and "torch" in step.accepts
     return (
         f"steps: {name} cannot follow {before}: it reads {' or '.join(sorted(step.accepts))}, "
-        f"and {before} leaves {facts.format} ({facts.precision}); change the order of the steps"
+        f"and {before} leaves {facts.format} ({facts.precision}); "
+        f"{f'let {name} stand before export' if early else 'change the order of the steps'}"
     )
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["dry_run"]
 
+_SHARES = {"int8": 0.3, "int4": 0.2, "nf4": 0.2, "fp4": 0.2}
+"""Bytes of weights relative to fp32, rounded up."""
+
 
 def dry_run(job: JobConfig) -> str:
     """Return the plan of a job as text; reads configuration and indexes only, writes nothing."""
@@ -46,7 +49,7 @@ def dry_run(job: JobConfig) -> str:
     for number, step in enumerate(plan.steps, 1):
         forced = step.part_of in job.force
         cached = bool(store and step.key and store.contains(step.key) and not forced)
-        estimate = int(weights * (0.3 if step.facts.precision == "int8" else 1) * (4 if step.step.trains else 1))
+        estimate = int(weights * _SHARES.get(step.facts.precision, 1) * (4 if step.step.trains else 1))
         needed += 0 if cached else estimate
         state = "cached" if cached else ("to redo" if forced else "to do")
         implied = " (implied)" if step.implied else ""
@@ -58,6 +61,7 @@ def dry_run(job: JobConfig) -> str:
         f"benchmark  {len(plan.steps)} variants at {', '.join(job.benchmark.shapes)}; baseline {plan.baseline}"
     )
     lines.append(f"disk       about {needed / 1e6:.0f} MB needed, {_free(root) / 1e9:.1f} GB free")
+    lines += [f"warning    {note}" for note in plan.notes]
     return "\n".join(lines)
 
 

@@ -86,6 +86,8 @@ def run_steps(job: JobConfig, setting: Setting) -> tuple[dict[str, Checkpoint], 
         ``name``, ``kind``, ``key``, ``cached`` and ``seconds`` per step, for the record.
     """
     plan, store = setting.plan, setting.store
+    for note in plan.notes:
+        log.warning("%s", note)
     done: dict[str, Checkpoint] = {}
     facts: list[dict[str, Any]] = []
     source: Checkpoint | SourceModel = plan.source

@@ -138,6 +138,18 @@ class Step(ABC, Generic[C]):
         """Return what the machine decides for this config (e.g. a range reduced for want of VNNI); part of the key."""
         return {}
 
+    def cautions(self, config: C, device: str) -> Sequence[str]:
+        """Return what the config does not save on this machine, for the log and the record's warnings.
+
+        Parameters
+        ----------
+        config
+            The step's.
+        device
+            Where what it leaves will run: ``cpu``, ``cuda`` or ``cuda:N``.
+        """
+        return ()
+
     def measures(self, config: C) -> bool:
         """Return whether the step times anything, and so needs the machine to itself."""
         return False

@@ -62,7 +62,10 @@ class ExportStep(Step[Export]):
     def check(self, config: Export, source: SourceFacts) -> None:
         """Refuse a source that is not fp32."""
         if source.precision != "fp32":
-            raise ConfigError(f"export reads an fp32 checkpoint, this one is {source.precision}; export before it")
+            raise ConfigError(
+                f"export reads an fp32 checkpoint, this one is {source.precision}: the weights of bitsandbytes have no "
+                f"form in ONNX; leave export out, or quantize what it leaves (quantize=dynamic)"
+            )
 
     def run(self, source: Checkpoint | SourceModel, config: Export, context: Context, out: Writer) -> None:
         """Export, save, compare."""

@@ -73,6 +73,11 @@ _BUILT_IN: Mapping[str, tuple[str, str, str]] = MappingProxyType(
             "compress.steps.quantize.static",
             "StaticStep",
         ),
+        "quantize/bitsandbytes": (
+            "compress.config.quantization:BitsAndBytes",
+            "compress.steps.quantize.bitsandbytes",
+            "BitsAndBytesStep",
+        ),
     }
 )
 

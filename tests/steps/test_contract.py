@@ -12,6 +12,7 @@ import pytest
 
 from compress.checkpoint import Checkpoint, open_checkpoint
 from compress.config.quantization import (
+    BitsAndBytes,
     MixedQuantization,
     OpenVINOQuantization,
     QuantizationAwareTraining,
@@ -47,6 +48,7 @@ CONFIGS: dict[str, Any] = {
     "quantize/static": StaticQuantization(max_metric_drop=None, calibration_rows=32),
     "quantize/weight_only": WeightOnlyQuantization(max_metric_drop=None, calibration_rows=32),
     "quantize/openvino": OpenVINOQuantization(max_metric_drop=None, calibration_rows=16),
+    "quantize/bitsandbytes": BitsAndBytes(max_metric_drop=None),
 }
 EXTRAS = {"quantize/openvino": ("openvino", "nncf")}
 """Packages of an extra that a kind of step needs to run."""

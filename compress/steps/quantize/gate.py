@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compress.runtime import Predictor
     from compress.steps.base import Context
 
-__all__ = ["judge", "metric_of", "source_metric", "validation_metric"]
+__all__ = ["judge", "metric_of", "source_metric", "torch_validation_metric", "validation_metric"]
 
 _ADVICE = ("per_channel=true", "reduce_range=true", "embeddings=false")
 
@@ -41,18 +41,41 @@ def metric_of(predictor: Predictor, context: Context) -> float:
     return round(float(context.task.metrics(logits, features)[context.task.metric]), 6)
 
 
+def torch_validation_metric(directory: Path, context: Context) -> float:
+    """Return the task's main metric of a torch model over the whole validation split, on the CPU."""
+    from transformers import AutoConfig
+
+    from compress.models.families import family
+    from compress.models.pruned import load_weights
+    from compress.models.torch_io import load_tokenizer, quiet
+    from compress.runtime import TorchPredictor
+
+    with quiet():
+        config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+        how = {"attn_implementation": family(config.model_type).attention}
+        model = load_weights(lambda: context.task.model_class().from_config(config, **how), directory)
+    tokenizer = load_tokenizer(directory)
+    predictor = TorchPredictor(model, task=context.task, tokenizer=tokenizer, threads=context.threads)
+    try:
+        return metric_of(predictor, context)
+    finally:
+        predictor.close()
+
+
 def source_metric(source: Checkpoint, context: Context) -> float:
     """Return the source's validation metric, computed once for all quantizations of that source."""
     from compress.files import canonical_json
     from compress.keys import source_digest
     from compress.machine import isa, package_version
 
+    torch = source.format == "torch"
+    runtime = ("torch", "transformers") if torch else ("onnxruntime",)
     content = {
         "source": source.digest,
         "data": context.data.fingerprint,
         "task": [context.task.name, context.task.metric, list(context.task.labels), context.max_length],
         "modules": {name: source_digest(name) for name in ("compress.runtime", "compress.tasks")},
-        "packages": {name: package_version(name) for name in ("onnxruntime", "tokenizers")},
+        "packages": {name: package_version(name) for name in (*runtime, "tokenizers")},
         "isa": isa(),
     }
     name = hashlib.sha256(canonical_json(content)).hexdigest()
@@ -60,7 +83,7 @@ def source_metric(source: Checkpoint, context: Context) -> float:
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["value"])
     except (OSError, ValueError, KeyError, TypeError):
-        value = validation_metric(source.path, context)
+        value = (torch_validation_metric if torch else validation_metric)(source.path, context)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{name}.{os.getpid()}")
     temporary.write_text(json.dumps({"value": value}), encoding="utf-8")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from compress.errors import ConfigError, StepError
 from compress.steps.base import Context, SourceFacts, Step
+from compress.steps.quantize.capability import cautions
 
 if TYPE_CHECKING:
     import onnx
@@ -72,6 +73,10 @@ class GraphQuantization(Step[C]):
                 f"quantize reads an fp32 checkpoint, this one is {source.precision}: quantizing twice loses twice; "
                 f"let the step follow export"
             )
+
+    def cautions(self, config: C, device: str) -> Sequence[str]:
+        """Return whether this machine multiplies integers faster than floats."""
+        return cautions("onnx_int8", device)
 
     def run(self, source: Checkpoint | SourceModel, config: C, context: Context, out: Writer) -> None:
         """Quantize, save, count what became integers and what the runtime makes of it, and judge."""

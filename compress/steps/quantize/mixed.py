@@ -16,6 +16,7 @@ from compress.config.quantization import MixedQuantization, StaticQuantization, 
 from compress.console import progress_of
 from compress.errors import ConfigError, StepError
 from compress.steps.base import Context, SourceFacts
+from compress.steps.quantize.capability import cautions
 from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.observing import Calibration, Watch, hessians
 from compress.steps.quantize.saturation import seven_bits
@@ -74,6 +75,10 @@ class MixedStep(GraphQuantization[MixedQuantization]):
     def after(self, config: MixedQuantization, source: SourceFacts) -> SourceFacts:
         """Return the source's facts with the lower of the two precisions."""
         return replace(source, format=self.leaves, precision="int8" if config.bits == "8/32" else "int4")
+
+    def cautions(self, config: MixedQuantization, device: str) -> Sequence[str]:
+        """Return what either kind of product does not save here."""
+        return cautions("onnx_int8" if config.bits == "8/32" else "onnx_blocks", device)
 
     def gate(self, config: MixedQuantization) -> float | None:
         """Return what the search was to keep, which the whole is judged by once more."""

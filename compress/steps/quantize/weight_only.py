@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from compress.config.quantization import WeightOnlyQuantization
 from compress.errors import ConfigError
 from compress.steps.base import Context, SourceFacts
 from compress.steps.quantize.blocks import Blocks, gptq_blocks, half_quadratic, nearest, packed
+from compress.steps.quantize.capability import cautions
 from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.observing import Calibration, Watch, hessians
 
@@ -56,6 +57,10 @@ class WeightOnlyStep(GraphQuantization[WeightOnlyQuantization]):
             )
         if config.symmetric and config.rounding == "hqq":
             raise ConfigError("rounding=hqq fits zero points, and symmetric=true has none; set one of them otherwise")
+
+    def cautions(self, config: WeightOnlyQuantization, device: str) -> Sequence[str]:
+        """Return that weights in blocks save bytes."""
+        return cautions("onnx_blocks", device)
 
     def after(self, config: WeightOnlyQuantization, source: SourceFacts) -> SourceFacts:
         """Return the source's facts with the precision of the weights."""
