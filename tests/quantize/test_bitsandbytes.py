@@ -318,7 +318,7 @@ def test_the_gate_judges_what_was_saved(source: Checkpoint, quantize: Any, conte
     assert facts["validation"].keys() == {"metric", "source", "quantized"}
     (kept,) = (context.cache / "validation_metrics").iterdir()
     kept.write_text('{"value": 1.9}')
-    with pytest.raises(StepError, match=r"quantize.embeddings=false or quantize.block_size=32 or quantize=llm_int8"):
+    with pytest.raises(StepError, match=r"quantize.embeddings=false or quantize.block_size=32 or quantize.method=int8"):
         quantize(source, BitsAndBytes(max_metric_drop=0.1), name="quantize")
 
 
