@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compress.errors import CheckpointError, UnsupportedError
+from compress.errors import CheckpointError
 from compress.files import canonical_json
-from compress.machine import package_version
+from compress.machine import need_extra
 
 __all__ = ["QUANTIZATION", "Layer", "Quantization", "read_quantization", "require_bitsandbytes"]
 
@@ -132,8 +132,4 @@ def require_bitsandbytes() -> None:
     UnsupportedError
         Says how to install it.
     """
-    if package_version("bitsandbytes") is None:
-        raise UnsupportedError(
-            "weights of few bits in a torch checkpoint need bitsandbytes, which is not installed here: "
-            "pip install 'compress-transformers[bitsandbytes]'"
-        )
+    need_extra("bitsandbytes", ["bitsandbytes"], "a torch checkpoint with weights of few bits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from compress.runtime import open_predictor
 from compress.steps.base import SourceFacts
 from compress.steps.quantize.bitsandbytes import BitsAndBytesStep
 
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs the extra bitsandbytes")
 METHODS = ("nf4", "fp4", "int8")
 LABELS = {"text_classification": ("food", "travel", "weather"), "token_classification": ("O", "B-X", "I-X")}
 METRICS = {"text_classification": "accuracy", "token_classification": "f1"}
@@ -370,8 +372,8 @@ def test_wrong_use_is_refused_before_work(how: BitsAndBytes, source: SourceFacts
 def test_an_absent_package_is_named_with_what_brings_it(
     source: Checkpoint, quantize: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = quantize(source, config())
-    monkeypatch.setattr("compress.quantized.description.package_version", lambda _: None)
+    checkpoint, real = quantize(source, config()), importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else real(name))
     with pytest.raises(UnsupportedError, match=r"pip install 'compress-transformers\[bitsandbytes\]'") as caught:
         BitsAndBytesStep().check(config(), SourceFacts("torch", "fp32", "bert", 2))
     assert caught.value.exit_status == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +16,10 @@ from compress.models.source import resolve
 from compress.pipeline import dry_run
 from compress.pipeline.plan import Plan, make_plan
 from compress.steps.quantize.capability import METHODS, cautions
+
+needs_extra = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="needs the extra bitsandbytes"
+)
 
 
 def plan(*overrides: str, recipe: str = "nf4") -> Plan:
@@ -60,6 +65,7 @@ def test_every_method_is_known_everywhere() -> None:
             assert all(isinstance(caution, str) for caution in cautions(method, device))
 
 
+@needs_extra
 def test_the_plan_says_it_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("quantize: 4-bit weights of bitsandbytes" in note for note in plan().notes)
     assert any("quantize: LLM.int8" in note for note in plan("quantize=llm_int8").notes)
@@ -68,6 +74,7 @@ def test_the_plan_says_it_before_any_work(monkeypatch: pytest.MonkeyPatch) -> No
     assert any("quantize: INT8 on this CPU" in note for note in plan(recipe="int8").notes)
 
 
+@needs_extra
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
@@ -83,6 +90,7 @@ def test_steps_that_it_cannot_stand_beside_are_named(steps: str, message: str) -
         plan(f"steps={steps}")
 
 
+@needs_extra
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["nf4", "llm_int8"])
 def test_the_recipe_runs_and_its_record_has_the_warning(option: str, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ CONFIGS: dict[str, Any] = {
     "quantize/openvino": OpenVINOQuantization(max_metric_drop=None, calibration_rows=16),
     "quantize/bitsandbytes": BitsAndBytes(max_metric_drop=None),
 }
-EXTRAS = {"quantize/openvino": ("openvino", "nncf")}
+EXTRAS = {"quantize/bitsandbytes": ("bitsandbytes",), "quantize/openvino": ("openvino", "nncf")}
 """Packages of an extra that a kind of step needs to run."""
 KINDS = sorted(CONFIGS)
 RUNNABLE = [

@@ -136,7 +136,6 @@ def _facts(quantized: Quantized) -> dict[str, Any]:
 
 def _advice(config: BitsAndBytes) -> list[str]:
     less = ["embeddings=false"] if config.embeddings else []
-    if config.method != "int8":
-        less += ["block_size=32"] if config.block_size > 32 else []
-        less += ["method=int8"]
-    return less or ["threshold=3"]
+    if config.method == "int8":
+        return [*less, "threshold=3"]
+    return [*less, *(["block_size=32"] if config.block_size > 32 else []), "method=int8"]

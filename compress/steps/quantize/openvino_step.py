@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +10,7 @@ from compress.config.quantization import OpenVINOQuantization
 from compress.errors import ConfigError, StepError
 from compress.machine import need_extra, usable_cores
 from compress.steps.base import Context, SourceFacts, Step
+from compress.steps.quantize.capability import cautions
 from compress.steps.quantize.saturation import seven_bits
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class OpenVINOStep(Step[OpenVINOQuantization]):
     def after(self, config: OpenVINOQuantization, source: SourceFacts) -> SourceFacts:
         """Return what will be known of the checkpoint: int8, or fp32 where the config asks for the format alone."""
         return replace(source, format=self.leaves, precision=config.weights)
+
+    def cautions(self, config: OpenVINOQuantization, device: str) -> Sequence[str]:
+        """Return whether this machine multiplies integers faster than floats; OpenVINO runs on its CPU."""
+        return cautions("onnx_int8", "cpu") if config.weights == "int8" else ()
 
     def resolve(self, config: OpenVINOQuantization) -> Mapping[str, Any]:
         """Return whether weights are kept to 7 bits, and the cores that calibration sums on."""
