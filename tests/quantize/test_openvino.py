@@ -451,7 +451,9 @@ def test_the_gate_refuses_what_lost_too_much(
     source, context = made("text_classification", False)
     monkeypatch.setattr("compress.steps.quantize.gate.source_metric", lambda *_: 2.0)
     config = OpenVINOQuantization(max_metric_drop=0.01, calibration_rows=4)
-    with pytest.raises(StepError, match=r"quantize\.max_metric_drop allows 0\.01\. Try quantize\.smooth_quant=0\.5"):
+    with pytest.raises(
+        StepError, match=r"quantize\.max_metric_drop allows 0\.01\. Try quantize\.accuracy_control=0\.005"
+    ):
         left(source, context, config, tmp_path / "int8")
 
 

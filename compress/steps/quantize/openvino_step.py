@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenVINOStep"]
 
-_ADVICE = ("smooth_quant=0.5", "bias_correction=full", "accuracy_control=0.005", "embeddings=false")
+_ADVICE = ("accuracy_control=0.005", "activation_range=extremes", "embeddings=false")
 _BATCH = 32
 """Validation rows per batch."""
 
