@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -23,6 +23,8 @@ def seen(values: np.ndarray) -> Histogram:
 
 
 @given(st.floats(-50, 50), st.floats(0, 100), st.booleans())
+@example(0.0, 4.3e-42, False)
+@example(0.0, 0.0, True)
 def test_zero_is_exact_and_the_edges_are_near(low: float, width: float, symmetric: bool) -> None:
     code = encoding(low, low + width, symmetric)
     assert code.apply(np.zeros(3)).tolist() == [0, 0, 0]

@@ -17,6 +17,9 @@ _SHRUNK = np.linspace(1.0, 0.1, 46)
 """Shares of each edge that a search tries."""
 
 
+_LEAST_STEP = 1e-30
+
+
 @dataclass(frozen=True)
 class Encoding:
     """``x ≈ scale (q - zero)`` with q from 0 to 255.
@@ -54,9 +57,14 @@ def encoding(low: float, high: float, symmetric: bool) -> Encoding:
     low, high = min(low, 0.0), max(high, 0.0)
     if symmetric:
         largest = max(-low, high)
-        return Encoding(float(np.float32(largest / 127)) or 1.0, 128)
-    scale = float(np.float32((high - low) / 255)) or 1.0
+        return Encoding(_step(largest / 127), 128)
+    scale = _step((high - low) / 255)
     return Encoding(scale, int(np.clip(np.rint(-low / scale), 0, 255)))
+
+
+def _step(exact: float) -> float:
+    """Return a step as float32; 1 for one that is 0 or has lost its digits: all that is there is as good as 0."""
+    return float(np.float32(exact)) if exact > _LEAST_STEP else 1.0
 
 
 def find_range(method: str, seen: Histogram, percentile: float, symmetric: bool) -> tuple[float, float]:
