@@ -140,7 +140,7 @@ class OpenVINOStep(Step[OpenVINOQuantization]):
         reduce_range = bool(self.resolve(config)["reduce_range"])
         validation = None
         if config.accuracy_control is not None:
-            validation = _validation(source, config.accuracy_control, context, encoder)
+            validation = _validation(model, source, config.accuracy_control, context, encoder)
         quantized = quantize_model(
             model, rows.inputs, config, ignored=excluded, reduce_range=reduce_range, validation=validation
         )
@@ -161,9 +161,17 @@ def spread(frame: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def _validation(
-    source: Checkpoint, allowed: float, context: Context, encoder: TextEncoder
+    model: openvino.Model, source: Checkpoint, allowed: float, context: Context, encoder: TextEncoder
 ) -> tuple[int, Callable[[Any, Iterable[int]], float], float]:
-    """Return what accuracy control asks: how many rows there are, the metric over some, what may be lost of it."""
+    """Return what accuracy control asks: how many rows there are, the metric over some, what may be lost of it.
+
+    NNCF compares with the model that it is given, whose embeddings are integers already: what those have cost is
+    taken from what may be lost against the source.
+    """
+    import openvino
+
+    from compress.runtime.openvino_predictor import cpu_properties
+    from compress.steps.quantize.gate import source_metric
     from compress.tasks.base import Features
     from compress.tasks.padding import padding_of
 
@@ -188,4 +196,7 @@ def _validation(
         value = float(task.metrics(logits, some)[task.metric])
         return value if task.higher_is_better else -value
 
-    return len(features), metric, allowed
+    begun = metric(openvino.compile_model(model, "CPU", cpu_properties(context.threads)), range(len(features)))
+    before = source_metric(source, context)
+    lost = (before if task.higher_is_better else -before) - begun
+    return len(features), metric, max(0.0, allowed - lost)
