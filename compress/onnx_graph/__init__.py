@@ -3,7 +3,8 @@
 from compress.onnx_graph.canonical import canonicalise
 from compress.onnx_graph.files import MODEL_FILE, load_graph, save_graph
 from compress.onnx_graph.names import name_weights
-from compress.onnx_graph.products import Product, products_of, replace_initializers
+from compress.onnx_graph.products import Product, products_of
+from compress.onnx_graph.replacing import replace_initializers, replace_nodes
 from compress.onnx_graph.tables import quantize_tables
 from compress.onnx_graph.weights import (
     block_products,
@@ -27,5 +28,6 @@ __all__ = [
     "products_of",
     "quantize_tables",
     "replace_initializers",
+    "replace_nodes",
     "save_graph",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from compress.onnx_graph.replacing import refill
+
 if TYPE_CHECKING:
     import onnx
 
@@ -32,18 +34,10 @@ def canonicalise(model: onnx.ModelProto) -> None:
         entry.domain, entry.version = domain, version
     _strip_functions(model)
     _strip_graph(graph)
-    nodes = _ordered(graph)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    used = {name for node in nodes for name in _reads(node)} | {value.name for value in graph.output}
+    refill(graph.node, _ordered(graph))
+    used = {name for node in graph.node for name in _reads(node)} | {value.name for value in graph.output}
     weights = sorted((tensor for tensor in graph.initializer if tensor.name in used), key=lambda tensor: tensor.name)
-    kept = []
-    for tensor in weights:
-        copy = type(tensor)()
-        copy.CopyFrom(tensor)
-        kept.append(copy)
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    refill(graph.initializer, weights)
 
 
 def _strip_functions(model: onnx.ModelProto) -> None:
@@ -78,13 +72,7 @@ def _strip_node(node: onnx.NodeProto) -> None:
         for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
             _strip_graph(inner)
     attributes = sorted(node.attribute, key=lambda attribute: attribute.name)
-    copies = []
-    for attribute in attributes:
-        copy = type(attribute)()
-        copy.CopyFrom(attribute)
-        copies.append(copy)
-    del node.attribute[:]
-    node.attribute.extend(copies)
+    refill(node.attribute, attributes)
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
@@ -98,7 +86,7 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _ordered(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Return copies of the nodes that reach an output, each after all that it reads (depth-first)."""
+    """Return the nodes that reach an output, each after all that it reads (depth-first)."""
     makes = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     done: dict[int, None] = {}
     for output in graph.output:
@@ -117,9 +105,4 @@ def _ordered(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
             else:
                 done[index] = None
                 stack.pop()
-    nodes = []
-    for index in done:
-        copy = type(graph.node[index])()
-        copy.CopyFrom(graph.node[index])
-        nodes.append(copy)
-    return nodes
+    return [graph.node[index] for index in done]

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compress.onnx_graph.replacing import replace_initializers, replace_nodes
+
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Product", "products_of", "replace_initializers"]
+__all__ = ["Product", "products_of"]
 
 
 @dataclass
@@ -70,24 +72,6 @@ def products_of(model: onnx.ModelProto, without: str | None = None) -> list[Prod
     return found
 
 
-def replace_initializers(model: onnx.ModelProto, values: dict[str, np.ndarray]) -> None:
-    """Put arrays in the place of initialisers, or add those that are new, in place; each gets a copy of its own."""
-    from onnx import numpy_helper
-
-    graph = model.graph
-    kept = [tensor for tensor in graph.initializer if tensor.name not in values]
-    copies = []
-    for tensor in kept:
-        copy = type(tensor)()
-        copy.CopyFrom(tensor)
-        copies.append(copy)
-    del graph.initializer[:]
-    graph.initializer.extend(copies)
-    graph.initializer.extend(
-        numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in sorted(values.items())
-    )
-
-
 def _bias(
     node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], stored: dict[str, onnx.TensorProto], out: int
 ) -> str | None:
@@ -126,12 +110,6 @@ def _split_gemms(model: onnx.ModelProto, without: str | None) -> None:
             nodes.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{node.name}_bias"))
     if all(one is two for one, two in zip(nodes, graph.node, strict=False)) and not written:
         return
-    copies = []
-    for node in nodes:
-        copy = type(node)()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(model, nodes)
     if written:
         replace_initializers(model, written)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compress.onnx_graph.replacing import refill
+
 if TYPE_CHECKING:
     import onnx
 
@@ -76,13 +78,7 @@ def quantize_tables(model: onnx.ModelProto, per_row: bool) -> list[str]:
                 graph.node.insert(position + offset, new)
         done.append(name)
     kept = [tensor for tensor in graph.initializer if tensor.name not in done]
-    copies = []
-    for tensor in kept:
-        copy = TensorProto()
-        copy.CopyFrom(tensor)
-        copies.append(copy)
-    del graph.initializer[:]
-    graph.initializer.extend(copies)
+    refill(graph.initializer, kept)
     return done
 
 

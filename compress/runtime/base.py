@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compress.errors import DataError, UnsupportedError
+from compress.errors import CheckpointError, DataError, UnsupportedError
 from compress.tasks.padding import padding_of
 
 if TYPE_CHECKING:
@@ -165,6 +166,32 @@ class Predictor(ABC):
             name: np.ascontiguousarray(batch[name] if name in batch else missing[name](ids), dtype=np.int64)
             for name in self.input_names
         }
+
+
+def checked_inputs(path: Path, types: Mapping[str, str], integers: str) -> tuple[str, ...]:
+    """Return the inputs of a model file in the order of `MODEL_INPUTS`.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    types
+        Type of each input by its name, as its runtime calls it.
+    integers
+        What that runtime calls int64.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no ``input_ids``, an input that is not known, or one of another type.
+    """
+    unknown = [name for name in types if name not in MODEL_INPUTS]
+    if "input_ids" not in types or unknown or any(kind != integers for kind in types.values()):
+        raise CheckpointError(
+            f"{path}: its inputs are {', '.join(types) or 'none'}; needed are input_ids and at most "
+            f"{', '.join(MODEL_INPUTS[1:])}, each int64 [batch, sequence]"
+        )
+    return tuple(name for name in MODEL_INPUTS if name in types)
 
 
 def checked_items(items: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compress.errors import CheckpointError, DataError, UnsupportedError
-from compress.runtime.base import MODEL_INPUTS, Predictor
+from compress.runtime.base import Predictor, checked_inputs
 from compress.runtime.encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -151,18 +151,12 @@ class OnnxPredictor(Predictor):
         return session
 
     def _signature(self) -> tuple[tuple[str, ...], str]:
-        inputs = [value.name for value in self._session.get_inputs()]
+        types = {value.name: str(value.type) for value in self._session.get_inputs()}
+        names = checked_inputs(self.path, types, "tensor(int64)")
         outputs = [value.name for value in self._session.get_outputs()]
-        unknown = [name for name in inputs if name not in MODEL_INPUTS]
-        wrong = [value.name for value in self._session.get_inputs() if value.type != "tensor(int64)"]
-        if "input_ids" not in inputs or unknown or wrong:
-            raise CheckpointError(
-                f"{self.path}: its inputs are {', '.join(inputs) or 'none'}; needed are input_ids and at most "
-                f"{', '.join(MODEL_INPUTS[1:])}, each int64 [batch, sequence]"
-            )
         if "logits" not in outputs and len(outputs) != 1:
             raise CheckpointError(f"{self.path}: its outputs are {', '.join(outputs)}; needed is logits")
-        return tuple(name for name in MODEL_INPUTS if name in inputs), "logits" if "logits" in outputs else outputs[0]
+        return names, "logits" if "logits" in outputs else outputs[0]
 
 
 def open_onnx(

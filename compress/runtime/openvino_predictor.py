@@ -13,7 +13,7 @@ from compress.errors import CheckpointError, DataError, UnsupportedError
 from compress.machine import need_extra
 from compress.models.families import families
 from compress.openvino_ir import MODEL_FILE, WEIGHTS_FILE
-from compress.runtime.base import MODEL_INPUTS, Predictor
+from compress.runtime.base import Predictor, checked_inputs
 from compress.runtime.encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -176,16 +176,11 @@ class OpenVINOPredictor(Predictor):
 
     def _signature(self) -> tuple[tuple[str, ...], int | None]:
         inputs = {name: value for value in self._model.inputs for name in value.get_names()}
-        unknown = [name for name in inputs if name not in MODEL_INPUTS]
-        wrong = [value for value in inputs.values() if value.get_element_type().get_type_name() != "i64"]
-        if "input_ids" not in inputs or unknown or wrong:
-            raise CheckpointError(
-                f"{self.path}: its inputs are {', '.join(inputs) or 'none'}; needed are input_ids and at most "
-                f"{', '.join(MODEL_INPUTS[1:])}, each int64 [batch, sequence]"
-            )
+        types = {name: str(value.get_element_type().get_type_name()) for name, value in inputs.items()}
+        names = checked_inputs(self.path, types, "i64")
         if len(self._model.outputs) != 1:
             raise CheckpointError(f"{self.path}: it has {len(self._model.outputs)} outputs; needed is logits alone")
-        return tuple(name for name in MODEL_INPUTS if name in inputs), _rows(inputs["input_ids"])
+        return names, _rows(inputs["input_ids"])
 
 
 def open_openvino(

@@ -103,8 +103,11 @@ def test_refusals(exported: Any, context: Any) -> None:
 
     with pytest.raises(ConfigError, match="this one is int8"):
         StaticStep().check(config(), SourceFacts("onnx", "int8", "bert", 2))
-    with pytest.raises(ConfigError, match="smooth"):
-        StaticStep().check(config(alpha=0.5), SourceFacts("onnx", "fp32", "bert", 2))
+    for changes in ({"alpha": 0.5}, {"percentile": 99.0, "calibration": "mse"}):
+        name = next(iter(changes))
+        with pytest.raises(ConfigError, match=f"{name}=.*nothing reads it"):
+            StaticStep().check(config(**changes), SourceFacts("onnx", "fp32", "bert", 2))
+    StaticStep().check(config(alpha=0.5, smooth=True, percentile=99.0), SourceFacts("onnx", "fp32", "bert", 2))
     empty = replace(context, data=replace(context.data, train=context.data.train.head(0)))
     with pytest.raises(StepError, match="calibration needs training rows"):
         Calibration.drawn(exported, 12, 5, empty)

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from compress.steps.drawing import drawn_rows
 from compress.steps.prune.choose import (
     Counts,
     check_ratio_reach,
@@ -300,14 +301,10 @@ def _structure(model: Any) -> Structure:
 
 def _calibration(tokenizer: Any, config: Prune, context: Context) -> tuple[Features, list[Any]]:
     """Return some training rows, tokenized, and batches of them of similar length."""
-    import numpy as np
-
     from compress.tasks.padding import padding_of
     from compress.training.batches import Collator, sorted_batches
 
-    train = context.data.train
-    chosen = np.sort(np.random.default_rng(context.seed).permutation(len(train))[: config.calibration_rows])
-    features = context.task.encode(train.iloc[chosen].reset_index(drop=True), tokenizer, context.max_length)
+    features = context.task.encode(drawn_rows(context, config.calibration_rows), tokenizer, context.max_length)
     collate = Collator(context.task, features, padding_of(tokenizer))
     lengths = [len(row["input_ids"]) for row in features.inputs]
     return features, [collate(rows) for rows in sorted_batches(lengths, config.batch_size)]

@@ -56,6 +56,7 @@ class PruneStep(Step[Prune]):
         "transformers",
     )
     modules: ClassVar[tuple[str, ...]] = (
+        "compress.steps.drawing",
         "compress.steps.prune",
         "compress.training",
         "compress.models",

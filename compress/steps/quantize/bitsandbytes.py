@@ -9,6 +9,7 @@ from compress.config.quantization import BitsAndBytes
 from compress.errors import ConfigError, StepError
 from compress.steps.base import Context, SourceFacts, Step
 from compress.steps.quantize.capability import cautions
+from compress.steps.quantize.unread import refuse_unread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +47,7 @@ class BitsAndBytesStep(Step[BitsAndBytes]):
     modules: ClassVar[tuple[str, ...]] = (
         "compress.steps.quantize.bitsandbytes",
         "compress.steps.quantize.gate",
+        "compress.steps.quantize.unread",
         "compress.steps.companions",
         "compress.models",
         "compress.quantized",
@@ -71,6 +73,8 @@ class BitsAndBytesStep(Step[BitsAndBytes]):
                 f"quantize.block_size={config.block_size}: allowed are {', '.join(map(str, _BLOCKS))}, "
                 f"the blocks that bitsandbytes has kernels for"
             )
+        unread = ["double_quant", "block_size", "compute"] if config.method == "int8" else ["threshold"]
+        refuse_unread(config, unread, f"with method={config.method}")
         require_bitsandbytes()
 
     def after(self, config: BitsAndBytes, source: SourceFacts) -> SourceFacts:

@@ -51,6 +51,7 @@ class GraphQuantization(Step[C]):
     modules: ClassVar[tuple[str, ...]] = (
         "compress.steps.quantize",
         "compress.steps.companions",
+        "compress.steps.drawing",
         "compress.onnx_graph",
         "compress.runtime",
         "compress.tasks",

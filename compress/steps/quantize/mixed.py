@@ -21,6 +21,7 @@ from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.observing import Calibration, Watch, hessians
 from compress.steps.quantize.saturation import seven_bits
 from compress.steps.quantize.static import Prepared, prepare
+from compress.steps.quantize.unread import refuse_unread
 from compress.steps.quantize.weight_only import quantize_weights
 
 if TYPE_CHECKING:
@@ -67,6 +68,12 @@ class MixedStep(GraphQuantization[MixedQuantization]):
         super().check(config, source)
         if config.block_size & (config.block_size - 1):
             raise ConfigError(f"block_size={config.block_size}; it must be a power of two from 16 to 256")
+        unread = ["block_size"] if config.bits == "8/32" else ["calibration", "percentile"]
+        refuse_unread(config, unread, f"with bits={config.bits}")
+        if config.calibration != "percentile":
+            refuse_unread(config, ["percentile"], f"with calibration={config.calibration}")
+        if config.bits == "4/8" and config.rounding == "nearest":
+            refuse_unread(config, ["calibration_rows", "batch_size"], "with bits=4/8 and rounding=nearest")
 
     def resolve(self, config: MixedQuantization) -> Mapping[str, Any]:
         """Return whether weights are kept to 7 bits on this machine."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compress.steps.base import Context
+from compress.steps.drawing import drawn_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +34,7 @@ class Calibration:
     Attributes
     ----------
     batches : list of dict
-        Inputs of the graph, int64 ``[rows, tokens]``, rows of similar length together.
+        Inputs of the graph, ``attention_mask`` among them, int64 ``[rows, tokens]``, rows of similar length together.
     rows : int
         How many.
     """
@@ -50,16 +51,11 @@ class Calibration:
         StepError
             If there are no training rows.
         """
-        from compress.errors import StepError
         from compress.runtime.encoder import TextEncoder
         from compress.tasks.padding import padding_of
 
-        train = context.data.train
-        if not len(train):
-            raise StepError(f"step {context.name}: calibration needs training rows and there are none; give data.train")
-        chosen = np.sort(np.random.default_rng(context.seed).permutation(len(train))[:rows])
         encoder = TextEncoder(source.path)
-        features = context.task.encode(train.iloc[chosen].reset_index(drop=True), encoder, context.max_length)
+        features = context.task.encode(drawn_rows(context, rows), encoder, context.max_length)
         padding = padding_of(encoder)
         order = sorted(range(len(features)), key=lambda row: (features.lengths[row], row))
         groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -117,7 +113,7 @@ class Watch:
             if "token_type_ids" in self._inputs and "token_type_ids" not in feeds:
                 feeds["token_type_ids"] = np.zeros_like(batch["input_ids"])
             values = self._session.run(self.names, feeds)
-            mask = batch["attention_mask"].astype(bool) if "attention_mask" in batch else None
+            mask = batch["attention_mask"].astype(bool)
             yield {name: _tokens(value, mask) for name, value in zip(self.names, values, strict=True)}
 
 
@@ -130,7 +126,7 @@ class Spread:
     low, high : numpy.ndarray
         float32 ``[width]``.
     sample : numpy.ndarray
-        float32 ``[tokens, width]``: every token of few, else an even choice of them, at most `KEPT`.
+        float32 ``[tokens, width]``: every token of few, else about `KEPT`, drawn from all batches.
     """
 
     low: np.ndarray
@@ -177,7 +173,7 @@ class Histogram:
 
 
 def spreads(watch: Watch, calibration: Calibration, seed: int) -> dict[str, Spread]:
-    """Return the spread of each watched value; one pass over the rows, memory bounded by `KEPT` tokens per value."""
+    """Return the spread of each watched value; one pass over the rows, about `KEPT` tokens of each value in memory."""
     found: dict[str, Spread] = {}
     random = np.random.default_rng(seed)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in calibration.batches)
@@ -229,9 +225,9 @@ def hessians(
     return found
 
 
-def _tokens(value: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+def _tokens(value: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return ``[tokens, width]`` of a value, padding left out where its shape tells which tokens it holds."""
     flat = value.reshape(-1, value.shape[-1])
-    if mask is not None and flat.shape[0] == mask.size:
+    if flat.shape[0] == mask.size:
         flat = flat[mask.ravel()]
     return np.asarray(flat, dtype=np.float32)

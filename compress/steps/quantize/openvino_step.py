@@ -12,6 +12,7 @@ from compress.machine import need_extra, usable_cores
 from compress.steps.base import Context, SourceFacts, Step
 from compress.steps.quantize.capability import cautions
 from compress.steps.quantize.saturation import seven_bits
+from compress.steps.quantize.unread import refuse_unread
 
 if TYPE_CHECKING:
     import openvino
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["OpenVINOStep"]
 
 _ADVICE = ("accuracy_control=0.005", "activation_range=extremes", "embeddings=false")
+_OF_INTEGERS = (
+    *("calibration_rows", "preset", "activation_range", "smooth_quant", "bias_correction", "reduce_range", "attention"),
+    *("embeddings", "head", "accuracy_control"),
+)
 _BATCH = 32
 """Validation rows per batch."""
 
@@ -67,6 +72,8 @@ class OpenVINOStep(Step[OpenVINOQuantization]):
                 f"quantize reads an fp32 checkpoint, this one is {source.precision}: quantizing twice loses twice; "
                 f"let the step follow export"
             )
+        if config.weights == "fp32":
+            refuse_unread(config, _OF_INTEGERS, "with weights=fp32")
         need_extra("openvino", ["openvino", "nncf"], "quantize=openvino")
 
     def after(self, config: OpenVINOQuantization, source: SourceFacts) -> SourceFacts:

@@ -33,18 +33,15 @@ class Placed:
         Its weight.
     bias : numpy.ndarray or None
         A new bias; None leaves the old one.
-    smoothing : numpy.ndarray or None
-        float32 ``[width]``: the input is divided by it first (and the weight was multiplied).
     """
 
     product: Product
     encoding: Encoding
     weight: IntegerWeight
     bias: np.ndarray | None = None
-    smoothing: np.ndarray | None = None
 
 
-def place(graph: onnx.ModelProto, placed: Sequence[Placed], *, signed: bool = False) -> None:
+def place(graph: onnx.ModelProto, placed: Sequence[Placed]) -> None:
     """Quantize inputs and weights of products, in place.
 
     The input of a product passes ``QuantizeLinear`` and ``DequantizeLinear`` once, however many products read it
@@ -56,27 +53,24 @@ def place(graph: onnx.ModelProto, placed: Sequence[Placed], *, signed: bool = Fa
     graph : onnx.ModelProto
         Changed.
     placed : sequence of Placed
-        All of the products to quantize; those that read one value share one encoding and one smoothing.
-    signed : bool
-        int8 activations, zero point 0 in the place of 128 (for runtimes other than ONNX Runtime, which has no such
-        kernel on x86).
+        All of the products to quantize; those that read one value share one encoding.
     """
     from onnx import helper, numpy_helper
 
-    from compress.onnx_graph import replace_initializers
+    from compress.onnx_graph import replace_initializers, replace_nodes
 
     flat = _two_dimensional(graph, [one.product.input for one in placed])
     adds = {name: node for node in graph.graph.node if node.op_type == "Add" for name in node.input}
     values: dict[str, np.ndarray] = {}
     before: dict[str, list[onnx.NodeProto]] = {}
     codes: dict[str, str] = {}
-    gone: set[int] = set()
+    gone: set[str] = set()
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer if len(tensor.dims) == 1}
     for one in placed:
         product, name = one.product, one.product.name
         if product.input not in codes:
             codes[product.input] = f"{product.input}_dequantized"
-            before[name] = _coded(one, values, signed)
+            before[name] = _coded(one, values)
         matrix = f"{name}.weight"
         values[f"{matrix}_quantized"] = one.weight.values
         values[f"{matrix}_scale"] = one.weight.scales if one.weight.scales.size > 1 else one.weight.scales.reshape(())
@@ -97,17 +91,14 @@ def place(graph: onnx.ModelProto, placed: Sequence[Placed], *, signed: bool = Fa
             values[product.bias] = one.bias.astype(np.float32)
         if product.bias is not None and product.input in flat:
             before[name].extend(_gemm(one, stored[product.bias], adds[product.bias].output[0], values))
-            gone |= {id(product.node), id(adds[product.bias])}
-    nodes = []
+            gone |= {product.node.output[0], adds[product.bias].output[0]}
+    nodes: list[onnx.NodeProto] = []
     for node in graph.graph.node:
-        for added in (*(before.get(node.name, ()) if node.op_type == "MatMul" else ()), node):
-            if id(added) in gone:
-                continue
-            copy = type(added)()
-            copy.CopyFrom(added)
-            nodes.append(copy)
-    del graph.graph.node[:]
-    graph.graph.node.extend(nodes)
+        if node.op_type == "MatMul":
+            nodes.extend(before.get(node.name, ()))
+        if node.output[0] not in gone:
+            nodes.append(node)
+    replace_nodes(graph, nodes)
     replace_initializers(graph, values)
 
 
@@ -147,24 +138,15 @@ def _gemm(one: Placed, bias: np.ndarray, output: str, values: dict[str, np.ndarr
     ]
 
 
-def _coded(one: Placed, values: dict[str, np.ndarray], signed: bool) -> list[onnx.NodeProto]:
+def _coded(one: Placed, values: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
     """Return the nodes that quantize an input, and what they read."""
     from onnx import helper
 
     name = one.product.input
-    nodes, source = [], name
-    if one.smoothing is not None:
-        source = f"{name}_smoothed"
-        values[f"{name}_smoothing"] = (1 / one.smoothing).astype(np.float32)
-        nodes.append(helper.make_node("Mul", [name, f"{name}_smoothing"], [source], f"{name}_smooth"))
     values[f"{name}_scale"] = np.asarray(one.encoding.scale, dtype=np.float32)
-    zero = np.int8(one.encoding.zero - 128) if signed else np.uint8(one.encoding.zero)
-    values[f"{name}_zero"] = np.asarray(zero)
-    code = [f"{name}_scale", f"{name}_zero"]
-    nodes.append(helper.make_node("QuantizeLinear", [source, *code], [f"{name}_quantized"], f"{name}_quantize"))
-    nodes.append(
-        helper.make_node(
-            "DequantizeLinear", [f"{name}_quantized", *code], [f"{name}_dequantized"], f"{name}_dequantize"
-        )
-    )
-    return nodes
+    values[f"{name}_zero"] = np.asarray(one.encoding.zero, dtype=np.uint8)
+    code, quantized = [f"{name}_scale", f"{name}_zero"], f"{name}_quantized"
+    return [
+        helper.make_node("QuantizeLinear", [name, *code], [quantized], f"{name}_quantize"),
+        helper.make_node("DequantizeLinear", [quantized, *code], [f"{name}_dequantized"], f"{name}_dequantize"),
+    ]

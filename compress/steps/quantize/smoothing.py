@@ -72,7 +72,7 @@ def smooth(
     """
     from onnx import helper
 
-    from compress.onnx_graph import replace_initializers
+    from compress.onnx_graph import replace_initializers, replace_nodes
 
     groups: dict[str, list[Product]] = {}
     for product in products:
@@ -106,13 +106,7 @@ def smooth(
             product.node.input[1] = f"{product.name}.weight_smoothed"
             values[product.node.input[1]] = product.weight
     if chosen:
-        copies = []
-        for node in nodes:
-            copy = type(node)()
-            copy.CopyFrom(node)
-            copies.append(copy)
-        del graph.graph.node[:]
-        graph.graph.node.extend(copies)
+        replace_nodes(graph, nodes)
         by_name = {node.name: node for node in graph.graph.node if node.op_type == "MatMul"}
         for product in products:
             product.node = by_name[product.name]

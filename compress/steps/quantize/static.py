@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from compress.config.quantization import StaticQuantization
-from compress.errors import ConfigError
 from compress.steps.base import Context, SourceFacts
 from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.observing import Calibration, Spread, Watch, hessians, histograms, spreads
@@ -19,6 +18,7 @@ from compress.steps.quantize.ranges import Encoding, encoding, find_range
 from compress.steps.quantize.rounding import adaround, gptq, mean_error
 from compress.steps.quantize.saturation import seven_bits
 from compress.steps.quantize.smoothing import smooth, strengths
+from compress.steps.quantize.unread import refuse_unread
 from compress.steps.quantize.weights import IntegerWeight, quantize_weight, weight_scales
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ class StaticStep(GraphQuantization[StaticQuantization]):
     trains: ClassVar[bool] = True
 
     def check(self, config: StaticQuantization, source: SourceFacts) -> None:
-        """Refuse a quantized source, and a migration strength that nothing reads."""
+        """Refuse a quantized source, and options that nothing reads."""
         super().check(config, source)
-        if config.alpha is not None and not config.smooth:
-            raise ConfigError("alpha is the migration strength of smooth, which is off; set smooth=true or alpha=null")
+        if not config.smooth:
+            refuse_unread(config, ["alpha"], "with smooth=false")
+        if config.calibration != "percentile":
+            refuse_unread(config, ["percentile"], f"with calibration={config.calibration}")
 
     def resolve(self, config: StaticQuantization) -> Mapping[str, Any]:
         """Return whether weights are kept to 7 bits on this machine."""

@@ -12,8 +12,10 @@ import numpy as np
 from compress.config.quantization import QuantizationAwareTraining, TrainedQuantization
 from compress.errors import ConfigError, StepError
 from compress.steps.base import Context, SourceFacts, Step
+from compress.steps.drawing import drawn_rows
 from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.saturation import pairs_saturate
+from compress.steps.quantize.unread import refuse_unread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +57,7 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
         "transformers",
     )
     modules: ClassVar[tuple[str, ...]] = (
+        "compress.steps.drawing",
         "compress.steps.quantize",
         "compress.training",
         "compress.models",
@@ -78,6 +81,8 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
                 f"export and quantize"
             )
         check_terms(config)
+        if config.calibration != "percentile":
+            refuse_unread(config, ["percentile"], f"with calibration={config.calibration}")
 
     def resolve(self, config: QuantizationAwareTraining) -> Mapping[str, Any]:
         """Return the bits of weights on this machine."""
@@ -214,9 +219,7 @@ def _batches(tokenizer: Any, config: QuantizationAwareTraining, context: Context
     from compress.tasks.padding import padding_of
     from compress.training.batches import Collator, sorted_batches
 
-    train = context.data.train
-    chosen = np.sort(np.random.default_rng(context.seed).permutation(len(train))[: config.calibration_rows])
-    features = context.task.encode(train.iloc[chosen].reset_index(drop=True), tokenizer, context.max_length)
+    features = context.task.encode(drawn_rows(context, config.calibration_rows), tokenizer, context.max_length)
     collate = Collator(context.task, features, padding_of(tokenizer))
     return [collate(rows) for rows in sorted_batches(features.lengths, 16)]
 

@@ -15,6 +15,7 @@ from compress.steps.quantize.blocks import Blocks, gptq_blocks, half_quadratic, 
 from compress.steps.quantize.capability import cautions
 from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.observing import Calibration, Watch, hessians
+from compress.steps.quantize.unread import refuse_unread
 
 if TYPE_CHECKING:
     import onnx
@@ -57,6 +58,8 @@ class WeightOnlyStep(GraphQuantization[WeightOnlyQuantization]):
             )
         if config.symmetric and config.rounding == "hqq":
             raise ConfigError("rounding=hqq fits zero points, and symmetric=true has none; set one of them otherwise")
+        if config.rounding != "gptq":
+            refuse_unread(config, ["calibration_rows", "batch_size"], f"with rounding={config.rounding}")
 
     def cautions(self, config: WeightOnlyQuantization, device: str) -> Sequence[str]:
         """Return that weights in blocks save bytes."""
@@ -121,11 +124,11 @@ def quantize_weights(
     """
     from onnx import helper
 
-    from compress.onnx_graph import replace_initializers
+    from compress.onnx_graph import replace_initializers, replace_nodes
     from compress.onnx_graph.tables import lookups_of
 
     values: dict[str, np.ndarray] = {}
-    instead: dict[int, onnx.NodeProto] = {}
+    instead: dict[str, onnx.NodeProto] = {}
     tables = lookups_of(graph) if config.embeddings else {}
     for product in products:
         blocks = _blocks(np.ascontiguousarray(product.weight.T), config, sums.get(product.input))
@@ -140,7 +143,7 @@ def quantize_weights(
             floats = blocks.zeros.dtype == np.float32
             values[f"{name}_zero"] = blocks.zeros if floats else packed(blocks.zeros, config.bits)
             inputs.append(f"{name}_zero")
-        instead[id(product.node)] = helper.make_node(
+        instead[product.node.output[0]] = helper.make_node(
             "MatMulNBits",
             inputs,
             [product.node.output[0]],
@@ -162,7 +165,7 @@ def quantize_weights(
             inputs.append(f"{table}_zero")
         for node in nodes:
             inputs[1] = node.input[1]
-            instead[id(node)] = helper.make_node(
+            instead[node.output[0]] = helper.make_node(
                 "GatherBlockQuantized",
                 inputs,
                 list(node.output),
@@ -173,13 +176,7 @@ def quantize_weights(
                 gather_axis=0,
                 quantize_axis=1,
             )
-    nodes_now = []
-    for node in graph.graph.node:
-        copy = type(node)()
-        copy.CopyFrom(instead.get(id(node), node))
-        nodes_now.append(copy)
-    del graph.graph.node[:]
-    graph.graph.node.extend(nodes_now)
+    replace_nodes(graph, [instead.get(node.output[0], node) for node in graph.graph.node])
     if not any(entry.domain == DOMAIN for entry in graph.opset_import):
         entry = graph.opset_import.add()
         entry.domain, entry.version = DOMAIN, 1
