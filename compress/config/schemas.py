@@ -291,8 +291,8 @@ class Vocabulary:
         minimum=1,
     )
     max_changed: float | None = option(
-        0.0075,
-        "validation predictions that may change: unseen tokens, the likeliest, stay until so few do; null keeps none",
+        0.01,
+        "predictions that may change, at 95 %: unseen tokens, the likeliest, stay until so few do; null keeps none",
         minimum=0,
         maximum=1,
     )

@@ -36,7 +36,7 @@ class VocabularyStep(Step[Vocabulary]):
     accepts: ClassVar[frozenset[str]] = frozenset({"torch"})
     leaves: ClassVar[str] = "torch"
     precision: ClassVar[str | None] = "fp32"
-    packages: ClassVar[tuple[str, ...]] = ("numpy", "safetensors", "tokenizers", "torch", "transformers")
+    packages: ClassVar[tuple[str, ...]] = ("numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
     modules: ClassVar[tuple[str, ...]] = (
         "compress.steps.prune.likely_tokens",
         "compress.steps.prune.vocabulary",
@@ -165,11 +165,11 @@ def _with_likely(
     """Return the kept tokens and as few unseen ones, the likeliest, as it takes for predictions to stay.
 
     Validation texts that lack a token are answered once with only the seen ones. The share of them whose prediction
-    changes is taken to be the same for any larger vocabulary, so that ``max_changed`` bounds how many texts may lack
-    one.
+    changes is taken to be the same for any larger vocabulary, and as large as those few texts leave it possible
+    (`upper_bound`), so that ``max_changed`` bounds how many texts may lack one.
     """
     from compress.models.families import family
-    from compress.steps.prune.likely_tokens import fewest, likeliest, places_needed
+    from compress.steps.prune.likely_tokens import fewest, likeliest, places_needed, upper_bound
     from compress.steps.prune.vocabulary import prune_tokenizer, texts_of, token_ids, with_tokens
 
     assert config.max_changed is not None
@@ -186,13 +186,14 @@ def _with_likely(
     again = _answers(model, prune_tokenizer(tokenizer, kept), context, rows, kept.ids)
     before = _Answers(task.encode(rows, tokenizer, context.max_length), [whole.logits[row] for row in broken])
     judged, all_judged = (len(task.decisions(one.logits, one.features)) for one in (before, whole))
-    changed = _changed(before, again, task) * judged / all_judged
+    changed = round(_changed(before, again, task) * judged)
+    feared = upper_bound(changed, judged) * judged / all_judged
     share = len(broken) / len(needed)
     most = len(order) if config.tokens is None else max(0, config.tokens - int((kept.counts > 0).sum()))
-    more = 0 if changed <= config.max_changed else fewest(needed, share * config.max_changed / changed, most)
+    more = 0 if feared <= config.max_changed else fewest(needed, share * config.max_changed / feared, most)
     log.info(
-        "%s: %d tokens seen; without the others %.1f%% of validation texts lack one and %.2f%% of predictions change: "
-        "%d more stay",
-        *(context.name, len(kept), 100 * share, 100 * changed, more),
+        "%s: %d tokens seen; without the others %.1f%% of validation texts lack one and %.2f%% of predictions change, "
+        "at most %.2f%% of others with a confidence of 95%%: %d more stay",
+        *(context.name, len(kept), 100 * share, 100 * changed / all_judged, 100 * feared, more),
     )
     return with_tokens(tokenizer, kept, order[:more].tolist()) if more else kept
