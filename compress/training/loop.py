@@ -38,7 +38,8 @@ class TrainingResult:
     metric : float
         Best validation value of the task's metric.
     epoch : int
-        The epoch it was reached after, counted from 1; of equal ones the earliest.
+        The epoch it was reached after, counted from 1; of equal ones the earliest. 0 is the model before training,
+        where every epoch is worse.
     history : list of dict
         Per epoch: ``epoch``, ``loss`` (mean over its batches) and every
         validation metric (None where it is no number). Holds no times, so that
@@ -65,6 +66,7 @@ def train(
     loss_fn: LossFunction | None = None,
     extras: Extras | None = None,
     description: str = "training",
+    start_counts: bool = False,
 ) -> TrainingResult:
     """Train a model in place and leave it with the weights of its best epoch, on the CPU, in evaluation mode.
 
@@ -98,6 +100,8 @@ def train(
         Further arrays per row of `train_features` that `loss_fn` finds in its batch.
     description
         Names the work in the progress display.
+    start_counts
+        The model as it comes, of epoch 0, may be the best: for one that answers already, which training can spoil.
 
     Raises
     ------
@@ -119,6 +123,7 @@ def train(
         "seed": seed,
         "device": device.partition(":")[0],
         "threads": threads,
+        "start_counts": start_counts,
     }
     state = TrainingState(scratch / "training", facts)
     with reproducible(seed, threads):
@@ -139,6 +144,7 @@ def train(
                 loss_fn=loss_fn or task_loss(task),
                 extras=extras,
                 description=description,
+                start_counts=start_counts,
             )
         model.to("cpu")
         _restore(model, state, progress)

@@ -48,6 +48,7 @@ def run_trainer(
     loss_fn: LossFunction,
     extras: Extras | None,
     description: str,
+    start_counts: bool,
 ) -> dict[str, Any]:
     """Train, from the last whole state if there is one; returns the progress as `TrainingState` keeps it."""
     sampler = BatchSampler(train_features.lengths, config.batch_size, seed)
@@ -67,6 +68,9 @@ def run_trainer(
     if resume is not None:
         epoch_end.progress = resume[1]
         log.info("%s: goes on after update %s", description, resume[0].name.rpartition("-")[2])
+    elif start_counts:
+        model.to(device)
+        epoch_end.judge_start(description)
     use_cache = getattr(model.config, "use_cache", None)
     loader: DataLoader[Any] = DataLoader(
         range(len(train_features)),  # type: ignore[arg-type]
@@ -243,13 +247,17 @@ class _EpochEnd(TrainerCallback):
             control.should_save = True
         return control
 
+    def judge_start(self, description: str) -> None:
+        """Take the model as it comes for the best so far: epoch 0."""
+        value = self._metrics()[self.task.metric]
+        log.info("%s: validation %s %.4f before training", description, self.task.metric, value)
+        if self._is_better(value, None):
+            self.progress["best"] = {"epoch": 0, "metric": value, **self.kept.write_best(0, self.model.state_dict())}
+
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Evaluate, keep, stop or save."""
         epoch = state.global_step // self.updates_per_epoch
-        answers = logits_of(
-            self.model, self.task, self.features, self.padding, device=self.device, precision=self.config.precision
-        )
-        metrics = {name: float(value) for name, value in self.task.metrics(answers, self.features).items()}
+        metrics = self._metrics()
         value = metrics[self.task.metric]
         loss = self.progress["loss_sum"] / max(1, self.progress["batches"])
         known = {name: number if math.isfinite(number) else None for name, number in metrics.items()}
@@ -274,10 +282,16 @@ class _EpochEnd(TrainerCallback):
             control.should_save = True
         return control
 
+    def _metrics(self) -> dict[str, float]:
+        answers = logits_of(
+            self.model, self.task, self.features, self.padding, device=self.device, precision=self.config.precision
+        )
+        return {name: float(value) for name, value in self.task.metrics(answers, self.features).items()}
+
     def _is_better(self, value: float, best: Mapping[str, Any] | None) -> bool:
         if math.isnan(value):
             return False
-        if best is None:
+        if best is None or (best["epoch"] == 0 and value == best["metric"]):
             return True
         return bool(value > best["metric"] if self.task.higher_is_better else value < best["metric"])
 

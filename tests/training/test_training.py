@@ -111,6 +111,24 @@ def test_patience_stops_and_ties_keep_the_earlier_epoch(tiny: ModuleType, tmp_pa
     assert len(result.history) == 3
 
 
+def test_a_model_that_training_only_harms_stays_as_it_came(tiny: ModuleType, tmp_path: Path) -> None:
+    model = tiny.tiny_model()
+    tiny.tiny_training(tmp_path / "first", model, epochs=8)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    harm = {"learning_rate": 10.0, "start_counts": True, "checkpoint_seconds": 0.0}
+    result = tiny.tiny_training(tmp_path / "again", model, **harm)
+    assert result.epoch == 0
+    assert len(result.history) == 3
+    assert all(entry["accuracy"] < result.metric for entry in result.history)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert tiny.tiny_training(tmp_path / "again", tiny.tiny_model(), **harm) == result, "resumed"
+
+
+def test_a_start_no_better_than_an_epoch_does_not_count(tiny: ModuleType, tmp_path: Path) -> None:
+    result = tiny.tiny_training(tmp_path / "still", tiny.tiny_model(), learning_rate=1e-12, start_counts=True)
+    assert result.epoch == 1
+
+
 def test_a_loss_that_is_no_number_fails_the_step(tiny: ModuleType, tmp_path: Path) -> None:
     model = tiny.tiny_model()
     with torch.no_grad():

@@ -53,7 +53,7 @@ def tiny_features(rows: int, seed: int) -> Features:
     return Features(inputs, labels)
 
 
-def tiny_training(scratch: Path, model: Any, **options: Any) -> TrainingResult:
+def tiny_training(scratch: Path, model: Any, *, start_counts: bool = False, **options: Any) -> TrainingResult:
     config = Training(**{"epochs": 3, "batch_size": 8, "learning_rate": 5e-3, "checkpoint_seconds": 60.0, **options})
     return train(
         model,
@@ -66,6 +66,7 @@ def tiny_training(scratch: Path, model: Any, **options: Any) -> TrainingResult:
         device="cpu",
         threads=1,
         scratch=scratch,
+        start_counts=start_counts,
     )
 
 

@@ -53,22 +53,19 @@ def refuse_teacher(reference: Checkpoint, source: Checkpoint, layers: int, confi
 
 def recover(
     model: Any,
-    before: float,
     tokenizer: Any,
     source: Checkpoint,
     reference: Checkpoint,
     config: Prune,
     context: Context,
     scratch: Path,
-) -> tuple[Any, dict[str, Any]]:
-    """Train a model that was cut; returns its best epoch, or the model as it came where every epoch is worse.
+) -> dict[str, Any]:
+    """Train a model that was cut, in place; where every epoch is worse it stays as it came. Returns the facts.
 
     Parameters
     ----------
     model
         Trained in place.
-    before
-        Its validation metric.
     tokenizer
         The source's.
     source, reference
@@ -78,9 +75,6 @@ def recover(
     scratch
         Directory of the resume state, this training's alone.
     """
-    import copy
-
-    untrained = copy.deepcopy(model)
     lesson = teach(
         model,
         tokenizer,
@@ -98,20 +92,14 @@ def recover(
         where=f"{context.name}.recover",
         description=context.name,
     )
-    metric, best = round(lesson.result.metric, 6), lesson.result.epoch
-    worse = metric < before if context.task.higher_is_better else metric > before
-    if worse:
-        log.info(
-            "%s: every epoch is worse than the cut alone, validation %s %.4f, which is kept",
-            *(context.name, context.task.metric, before),
-        )
-        model, metric, best = untrained, before, 0
+    if not lesson.result.epoch:
+        log.info("%s: no epoch is better than the cut alone, which is kept", context.name)
     facts: dict[str, Any] = {
-        "validation": metric,
-        "best_epoch": best,
+        "validation": round(lesson.result.metric, 6),
+        "best_epoch": lesson.result.epoch,
         "history": lesson.result.history,
         "truncated": lesson.truncated,
     }
     if lesson.matched is not None:
         facts["matched_with_teacher"] = lesson.matched
-    return model, facts
+    return facts

@@ -206,8 +206,8 @@ def _recovery(
     scratch: Path,
 ) -> Callable[[], Stage]:
     def make() -> Stage:
-        before = cut.facts["validation"]
-        model, facts = recover(cut.model(), before, tokenizer, source, reference, config, context, scratch)
+        model = cut.model()
+        facts = recover(model, tokenizer, source, reference, config, context, scratch)
         return Stage(lambda: model, cut.layers, facts)
 
     return make

@@ -125,6 +125,8 @@ def teach(
 ) -> Lesson:
     """Train a student in place, as `compress.training.train` does, with the losses that `config` weighs.
 
+    One that no epoch makes better on validation stays as it came.
+
     Parameters
     ----------
     student, tokenizer
@@ -186,6 +188,7 @@ def teach(
         loss_fn=distillation_loss(task, config),
         extras=None if outputs is None else outputs.batch,
         description=description,
+        start_counts=True,
     )
     matched = round(outputs.share_of(features), 6) if isinstance(outputs, AlignedOutputs) else None
     return Lesson(result, {"train": features.truncated, "validation": judged.truncated}, matched)
