@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 LABELS = ("food", "travel", "weather")
+TAGS = ("O", "B-X", "I-X")
 WORDS = (
     *("soup", "bread", "cheese", "train", "ticket", "hotel", "rain", "storm", "snow", "we", "liked", "they"),
     *("forgot", "again", "today", "all", "near", "river", "friends"),
@@ -125,3 +126,58 @@ def exported(source: Any, run_step: Any, tmp_path_factory: pytest.TempPathFactor
 
     folder = tmp_path_factory.mktemp("exported")
     return run_step(ExportStep(), source, Export(), build_context(folder), folder / "onnx")
+
+
+@pytest.fixture(scope="session")
+def both_tasks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], tuple[Any, Any, Any]]:
+    """Return a function of a task and of whether to prune: a torch checkpoint, its export, and the context."""
+    from functools import cache
+
+    import pandas as pd
+    import torch
+    from transformers import BertConfig, BertTokenizerFast
+
+    from compress import tasks
+    from compress.checkpoint import Writer, open_checkpoint
+    from compress.config.schemas import Export
+    from compress.data.base import Data
+    from compress.models.surgery import Cut, cut
+    from compress.models.torch_io import save_model
+    from compress.steps.base import Context
+    from compress.steps.export import ExportStep
+
+    @cache
+    def make(name: str, pruned: bool) -> tuple[Any, Any, Any]:
+        root = tmp_path_factory.mktemp("made")
+        labels = LABELS if name == "text_classification" else TAGS
+        rows = [list(WORDS[start : start + 3 + start % 5]) for start in range(12)]
+        if name == "text_classification":
+            frame = pd.DataFrame({"text": [" ".join(row) for row in rows], "label": [labels[n % 3] for n in range(12)]})
+        else:
+            tags = [[("O", "B-X", "I-X")[place % 3] for place in range(len(row))] for row in rows]
+            frame = pd.DataFrame({"tokens": rows, "tags": tags})
+        task = tasks.create(name, labels)
+        data = Data("tiny", name, frame, frame, frame, labels, name)
+        context = Context("quantize", task, data, 32, 0, "cpu", 1, root / "scratch", root / "cache")
+        vocab = root / "vocab.txt"
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        vocab.write_text("\n".join([*special, *WORDS, *(f"##{n}" for n in range(200 - len(special) - len(WORDS)))]))
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        config = BertConfig(vocab_size=200, max_position_embeddings=64, num_labels=3, initializer_range=0.4, **sizes)
+        model = task.model_class().from_config(config).eval()
+        if pruned:
+            model = cut(model, Cut(heads={0: [1], 1: [0, 2]}, neurons={0: range(20), 1: range(7)}, hidden=[3, 9, 30]))
+        source = root / "torch"
+        source.mkdir()
+        out = Writer(source)
+        save_model(out, model, BertTokenizerFast(vocab=str(vocab)), 32)
+        facts = {"task": name, "metric": task.metric, "labels": labels, "max_length": 32, "architecture": "bert"}
+        out.finish(format="torch", precision="fp32", layers=2, **facts)
+        exported = root / "onnx"
+        exported.mkdir()
+        out = Writer(exported)
+        ExportStep().run(open_checkpoint(source), Export(check_rows=8), context, out)
+        return open_checkpoint(source), out.finish(format="onnx", precision="fp32", layers=2, **facts), context
+
+    return make

@@ -26,9 +26,6 @@ from compress.steps.registry import step_for
 INSTALLED = all(importlib.util.find_spec(name) for name in ("openvino", "nncf"))
 needs_extra = pytest.mark.skipif(not INSTALLED, reason="needs the extra openvino")
 
-LABELS = ("food", "travel", "weather")
-TAGS = ("O", "B-X", "I-X")
-WORDS = ("soup", "bread", "cheese", "train", "ticket", "hotel", "rain", "storm", "snow", "we", "liked", "the", "near")
 QUICK = OpenVINOQuantization(max_metric_drop=None, calibration_rows=8)
 FP32 = SourceFacts("onnx", "fp32", "bert", 2)
 
@@ -273,66 +270,9 @@ def test_two_processes_write_equal_bytes_without_paths_and_versions(exported: An
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], tuple[Any, Any]]:
+def made(both_tasks: Callable[[str, bool], tuple[Any, Any, Any]]) -> Callable[[str, bool], tuple[Any, Any]]:
     """Return a function that gives an exported checkpoint, dense or pruned, and the context of its task."""
-    from functools import cache
-
-    import pandas as pd
-    import torch
-    from transformers import BertConfig, BertTokenizerFast
-
-    from compress import tasks
-    from compress.checkpoint import Writer, open_checkpoint
-    from compress.config.schemas import Export
-    from compress.data.base import Data
-    from compress.models.surgery import Cut, cut
-    from compress.models.torch_io import save_model
-    from compress.steps.base import Context
-
-    @cache
-    def make(name: str, pruned: bool) -> tuple[Any, Any]:
-        root = tmp_path_factory.mktemp("made")
-        labels = LABELS if name == "text_classification" else TAGS
-        rows = [list(WORDS[start : start + 3 + start % 5]) for start in range(12)]
-        if name == "text_classification":
-            frame = pd.DataFrame({"text": [" ".join(row) for row in rows], "label": [labels[n % 3] for n in range(12)]})
-        else:
-            tags = [[("O", "B-X", "I-X")[place % 3] for place in range(len(row))] for row in rows]
-            frame = pd.DataFrame({"tokens": rows, "tags": tags})
-        task = tasks.create(name, labels)
-        context = Context(
-            "quantize",
-            task,
-            Data("tiny", name, frame, frame, frame, labels, name),
-            32,
-            0,
-            "cpu",
-            1,
-            root / "scratch",
-            root / "cache",
-        )
-        vocab = root / "vocab.txt"
-        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        vocab.write_text("\n".join([*special, *WORDS, *(f"##{n}" for n in range(200 - len(special) - len(WORDS)))]))
-        torch.manual_seed(0)
-        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-        config = BertConfig(vocab_size=200, max_position_embeddings=64, num_labels=3, initializer_range=0.4, **sizes)
-        model = task.model_class().from_config(config).eval()
-        if pruned:
-            model = cut(model, Cut(heads={0: [1], 1: [0, 2]}, neurons={0: range(20), 1: range(7)}, hidden=[3, 9, 30]))
-        source = root / "torch"
-        source.mkdir()
-        out = Writer(source)
-        save_model(out, model, BertTokenizerFast(vocab=str(vocab)), 32)
-        facts = {"task": name, "metric": task.metric, "labels": labels, "max_length": 32, "architecture": "bert"}
-        out.finish(format="torch", precision="fp32", layers=2, **facts)
-        exported = root / "onnx"
-        exported.mkdir()
-        out = Writer(exported)
-        step_for(Export).run(open_checkpoint(source), Export(check_rows=8), context, out)
-        return out.finish(format="onnx", precision="fp32", layers=2, **facts), context
-
-    return make
+    return lambda name, pruned: both_tasks(name, pruned)[1:]
 
 
 def left(source: Any, context: Any, config: OpenVINOQuantization, folder: Path) -> Any:

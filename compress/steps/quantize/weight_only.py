@@ -109,7 +109,7 @@ def quantize_weights(
     Parameters
     ----------
     graph : onnx.ModelProto
-        Changed; gains the operator set ``com.microsoft``.
+        Changed; gains the operator set ``com.microsoft``. A table of odd width gets 8 bits whatever `config` says.
     products : list of Product
         Those to quantize.
     config : WeightOnlyQuantization
@@ -156,12 +156,14 @@ def quantize_weights(
             accuracy_level=_INT8_ACTIVATIONS if config.activations == "int8" else 0,
         )
     for table, (weights, nodes) in tables.items():
-        blocks = nearest(weights, config.bits, config.block_size, config.symmetric)
-        values[f"{table}_quantized"] = packed(blocks.codes, config.bits)
+        # The operator takes a row of packed 4-bit numbers to be of even width.
+        bits = 8 if weights.shape[1] % 2 else config.bits
+        blocks = nearest(weights, bits, config.block_size, config.symmetric)
+        values[f"{table}_quantized"] = packed(blocks.codes, bits)
         values[f"{table}_scale"] = blocks.scales
         inputs = [f"{table}_quantized", "", f"{table}_scale"]
         if blocks.zeros is not None:
-            values[f"{table}_zero"] = packed(blocks.zeros, config.bits)
+            values[f"{table}_zero"] = packed(blocks.zeros, bits)
             inputs.append(f"{table}_zero")
         for node in nodes:
             inputs[1] = node.input[1]
@@ -171,7 +173,7 @@ def quantize_weights(
                 list(node.output),
                 node.name,
                 domain=DOMAIN,
-                bits=config.bits,
+                bits=bits,
                 block_size=config.block_size,
                 gather_axis=0,
                 quantize_axis=1,
