@@ -45,7 +45,7 @@ def build_checkpoint(folder: Path) -> Any:
     return finish(out, "torch", "fp32")
 
 
-def finish(out: Any, format: str, precision: str) -> Any:
+def finish(out: Any, format: str, precision: str, layers: int = 2) -> Any:
     """Close a writer as the pipeline does."""
     return out.finish(
         format=format,
@@ -55,7 +55,7 @@ def finish(out: Any, format: str, precision: str) -> Any:
         labels=LABELS,
         max_length=32,
         architecture="bert",
-        layers=2,
+        layers=layers,
         lineage=({"name": "finetune", "kind": "finetune", "config": {}, "key": "0" * 64},),
     )
 
@@ -113,7 +113,7 @@ def run_step() -> Callable[..., Any]:
         out = Writer(folder)
         step.run(source, config, context, out)
         facts = SourceFacts(source.format, source.precision, "bert", 2)
-        return finish(out, step.leaves, step.after(config, facts).precision)
+        return finish(out, step.leaves, step.after(config, facts).precision, source.layers)
 
     return run
 
