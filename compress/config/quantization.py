@@ -97,16 +97,17 @@ class WeightOnlyQuantization:
 
 @dataclass
 class QuantizationAwareTraining(Taught):
-    """Train with weights and activations rounded as INT8 kernels round them; ``quantize=trained`` follows export."""
+    """Train with weights, for INT8 activations too, rounded as kernels do; ``quantize=trained`` follows export."""
 
     epochs: int = option(2, "passes over the training split", minimum=1)
     learning_rate: float = option(5e-5, "peak learning rate", above=0)
     teacher: str | None = option(None, "earlier step whose checkpoint teaches; null is the step's own source")
     bits: str = option(
         "auto",
-        "of weights; auto is 8, or 7 without VNNI, where 8-bit products can saturate",
-        choices=["auto", "7", "8"],
+        "of weights; auto is 8, or 7 without VNNI, where 8-bit products can saturate; 4 is in blocks, inputs float",
+        choices=["auto", "4", "7", "8"],
     )
+    block_size: int = option(64, "weights that share a scale, for bits=4; a power of two", minimum=16, maximum=256)
     calibration: str = option(
         "percentile",
         "where the ranges of activations begin, on training rows",
@@ -119,8 +120,12 @@ class QuantizationAwareTraining(Taught):
 
 @dataclass
 class TrainedQuantization:
-    """INT8 with the ranges that quantization-aware training found; nothing is calibrated."""
+    """The integers that quantization-aware training found; nothing is calibrated."""
 
+    bits: str = option("8", "those that training saw: 8 (or the 7 of its auto), or 4", choices=["4", "8"])
+    activations: str = option(
+        "int8", "for bits=4: what the kernel makes of activations while it multiplies", choices=["float32", "int8"]
+    )
     embeddings: bool = option(True, "quantize the token embeddings too")
     max_metric_drop: float | None = option(
         0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from compress.steps.simplify.step import SimplifyStep
 
 AWARE = QuantizationAwareTraining(epochs=1, batch_size=4, calibration_rows=12, learning_rate=1e-3)
 TRAINED = TrainedQuantization(max_metric_drop=None)
+BLOCKS = QuantizationAwareTraining(bits="4", block_size=16, epochs=1, batch_size=4, learning_rate=1e-3)
+OF_BLOCKS = TrainedQuantization(bits="4", activations="float32", embeddings=False, max_metric_drop=None)
 
 
 def test_a_fake_weight_is_on_its_grid_and_passes_gradients() -> None:
@@ -93,6 +96,58 @@ def test_the_graph_computes_what_training_saw(
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("width", [32, 40])
+def test_fake_blocks_begin_at_round_to_nearest_and_are_left_on_their_grid(width: int) -> None:
+    import torch
+
+    from compress.steps.quantize.blocks import nearest
+    from compress.steps.quantize.fake import unwrap_blocks, wrap_blocks
+
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(width, 5)
+    before = linear.weight.detach().numpy().copy()
+    wrap_blocks([linear], 16)
+    expected = nearest(before, 4, 16, symmetric=False)
+    assert np.abs(linear.weight.detach().numpy() - expected.floats()).max() < 1e-6
+    linear(torch.ones(1, width)).sum().backward()
+    fake: Any = linear.parametrizations["weight"]
+    assert (fake.original.grad != 0).float().mean() > 0.8, "all but what is clipped at an edge"
+    assert fake[0].power.grad.shape == (5, -(-width // 16))
+    ((levels, zeros),) = unwrap_blocks([linear])
+    assert levels.max() <= 15
+    assert np.array_equal(zeros, expected.zeros)
+    assert np.abs(linear.weight.detach().numpy() - expected.floats()).max() < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("simplify", [False, True])
+def test_four_bits_of_the_graph_are_those_that_training_saw(
+    source: Any, context: Any, run_step: Any, tmp_path: Path, simplify: bool
+) -> None:
+    import torch
+
+    from compress.models.torch_io import load_model
+    from compress.runtime import open_predictor
+
+    aware = run_step(QuantizationAwareStep(), source, BLOCKS, context, tmp_path / "torch")
+    exported = run_step(ExportStep(), aware, Export(check_rows=4), context, tmp_path / "onnx")
+    if simplify:
+        exported = run_step(SimplifyStep(), exported, Simplify(check_rows=4), context, tmp_path / "simple")
+    left = run_step(TrainedStep(), exported, OF_BLOCKS, context, tmp_path / "int4")
+    assert left.precision == "int4"
+    facts = left.manifest.facts["quantize"]
+    assert facts["executed"]["kernels"]["MatMulNBits"] == facts["trained"]
+    ids = np.random.default_rng(0).integers(5, 24, (4, 11))
+    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.ones(4, 11, dtype=torch.int64)}
+    with torch.no_grad():
+        expected = load_model(aware)(**inputs).logits.numpy()
+    with open_predictor(left, threads=1) as predictor:
+        found = predictor.logits({"input_ids": ids})
+    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+    with pytest.raises(StepError, match=r"training saw weights of 4 bits, and step\.bits=8; set step\.bits=4"):
+        run_step(TrainedStep(), exported, TRAINED, context, tmp_path / "other")
+
+
 @pytest.mark.slow
 def test_a_model_that_was_not_trained_so_is_refused(
     exported: Any, aware: Any, context: Any, run_step: Any, tmp_path: Path
@@ -111,3 +166,9 @@ def test_a_model_that_was_not_trained_so_is_refused(
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match="trains an fp32 model"):
         QuantizationAwareStep().check(AWARE, SourceFacts("torch", "int8", "bert", 2))
+    with pytest.raises(ConfigError, match="calibration_rows"):
+        QuantizationAwareStep().check(replace(BLOCKS, calibration_rows=3), SourceFacts("torch", "fp32", "bert", 2))
+    with pytest.raises(ConfigError, match="block_size"):
+        QuantizationAwareStep().check(replace(AWARE, block_size=32), SourceFacts("torch", "fp32", "bert", 2))
+    with pytest.raises(ConfigError, match="activations"):
+        TrainedStep().check(replace(TRAINED, activations="float32"), SourceFacts("onnx", "fp32", "bert", 2))

@@ -1,4 +1,4 @@
-"""Rounding that training can look through: weights and activations as INT8 kernels see them, steps learned.
+"""Rounding that training can look through: weights and activations as kernels of few bits see them, steps learned.
 
 Learned step size quantization (Esser et al., arXiv 1902.08153): gradients pass a rounding as if it were not there,
 and the step's own follows from the same expression. The step is ``s = s_0 exp(10 p)`` with p learned, so that it stays
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from compress.steps.quantize.blocks import nearest
 from compress.steps.quantize.ranges import Encoding, encoding, find_range
 
-__all__ = ["FakeInput", "FakeWeight", "observe", "unwrap", "wrap"]
+__all__ = ["FakeBlocks", "FakeInput", "FakeWeight", "observe", "unwrap", "unwrap_blocks", "wrap", "wrap_blocks"]
 
 _SPEED = 10.0
 
@@ -70,6 +71,76 @@ class FakeWeight(torch.nn.Module):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the weight on its grid."""
         return _rounded(weight, self.step()[:, None], -self.most, self.most)
+
+
+class FakeBlocks(torch.nn.Module):
+    """Round a weight ``[out, in]`` to 16 levels, a step and a zero point for every block along the input.
+
+    Zero points are fixed, steps begin where round-to-nearest has them.
+
+    Parameters
+    ----------
+    weight : numpy.ndarray
+        float32 ``[out, in]``.
+    size : int
+        Of a block, whose last may be shorter.
+    """
+
+    def __init__(self, weight: np.ndarray, size: int) -> None:
+        super().__init__()
+        begin = nearest(weight, 4, size, symmetric=False)
+        self.size = size
+        self.register_buffer("start", torch.from_numpy(begin.scales), persistent=False)
+        self.register_buffer("zeros", torch.from_numpy(np.asarray(begin.zeros, np.float32)), persistent=False)
+        self.power = torch.nn.Parameter(torch.zeros(begin.scales.shape))
+
+    def step(self) -> torch.Tensor:
+        """Return s, ``[out, blocks]``."""
+        start: Any = self.start
+        found: torch.Tensor = start * torch.exp(_SPEED * self.power)
+        return found
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the weight on its grid."""
+        zeros: Any = self.zeros[..., None]  # type: ignore[index]
+        parts = _blocks_of(weight, self.size)
+        rounded = _rounded(parts, self.step()[..., None], -zeros, 15 - zeros)
+        return rounded.reshape(len(weight), -1)[:, : weight.shape[1]]
+
+
+def wrap_blocks(linears: Sequence[torch.nn.Linear], size: int) -> None:
+    """Have linear modules round their weights to 4 bits in blocks of `size`, in place."""
+    from torch.nn.utils import parametrize
+
+    for linear in linears:
+        parametrize.register_parametrization(linear, "weight", FakeBlocks(linear.weight.detach().numpy(), size))
+
+
+def unwrap_blocks(linears: Sequence[torch.nn.Linear]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Leave plain linear modules whose weights lie on their grids, in place.
+
+    Returns
+    -------
+    list of tuple
+        Per module the largest level of each block, by size, and its zero point: int ``[out, blocks]`` both. With the
+        weight the first gives the step, whatever a later step multiplies an output by.
+    """
+    from torch.nn.utils import parametrize
+
+    found = []
+    for linear in linears:
+        fake: Any = linear.parametrizations["weight"][0]  # type: ignore[index]
+        steps, zeros = fake.step().detach(), fake.zeros.int().numpy()
+        parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+        levels = _blocks_of(linear.weight.detach(), fake.size) / steps[..., None]
+        found.append((torch.round(levels).abs().amax(dim=-1).int().numpy(), zeros))
+    return found
+
+
+def _blocks_of(weight: torch.Tensor, size: int) -> torch.Tensor:
+    """Return ``[out, blocks, size]``; the last block is filled up with zeros."""
+    padded = torch.nn.functional.pad(weight, (0, -weight.shape[1] % size))
+    return padded.reshape(len(weight), -1, size)
 
 
 def wrap(
@@ -186,7 +257,7 @@ def _inputs(
             handle.remove()
 
 
-def _rounded(x: torch.Tensor, step: torch.Tensor, low: int, high: int) -> torch.Tensor:
+def _rounded(x: torch.Tensor, step: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
     scaled = torch.clamp(x / step, low, high)
     levels = scaled + (torch.round(scaled) - scaled).detach()
     return levels * step

@@ -1,9 +1,10 @@
-"""Quantization-aware training, and the INT8 graph that computes what it saw."""
+"""Quantization-aware training, and the graph of integers that computes what it saw."""
 
 from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,30 +14,34 @@ from compress.config.quantization import QuantizationAwareTraining, TrainedQuant
 from compress.errors import ConfigError, StepError
 from compress.steps.base import Context, SourceFacts, Step
 from compress.steps.drawing import drawn_rows
+from compress.steps.quantize.capability import cautions
 from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.saturation import pairs_saturate
 from compress.steps.quantize.unread import refuse_unread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import onnx
 
     from compress.checkpoint import Checkpoint, Writer
     from compress.models.source import SourceModel
+    from compress.onnx_graph import Product
+    from compress.steps.quantize.blocks import Blocks
+    from compress.steps.quantize.placement import Placed
 
 __all__ = ["ENCODINGS_FILE", "QuantizationAwareStep", "TrainedStep"]
 
 log = logging.getLogger(__name__)
 
 ENCODINGS_FILE = "encodings.json"
-"""Beside weights that training left on their grids: the encoding of each product's input, and levels of its weights."""
+"""Beside weights that training left on their grids: levels of each product's weight, the encoding of its input."""
 
 
 class QuantizationAwareStep(Step[QuantizationAwareTraining]):
-    """Train a model whose products compute as INT8 kernels do, taught by the model as it was.
+    """Train a model whose products compute as INT8 or 4-bit kernels do, taught by the model as it was.
 
-    Leaves a torch checkpoint whose weights lie on their INT8 grids, and ``encodings.json``. After ``export`` (and
+    Leaves a torch checkpoint whose weights lie on their grids, and ``encodings.json``. After ``export`` (and
     ``simplify``), ``quantize=trained`` writes the graph of integers. Other steps in between would leave the grids, and
     do not hand the encodings on.
     """
@@ -81,6 +86,12 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
                 f"export and quantize"
             )
         check_terms(config)
+        if config.bits == "4":
+            refuse_unread(config, ["calibration", "percentile", "calibration_rows"], "with bits=4")
+            if config.block_size & (config.block_size - 1):
+                raise ConfigError(f"block_size={config.block_size}; it must be a power of two from 16 to 256")
+        else:
+            refuse_unread(config, ["block_size"], f"with bits={config.bits}")
         if config.calibration != "percentile":
             refuse_unread(config, ["percentile"], f"with calibration={config.calibration}")
 
@@ -95,7 +106,6 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
         from compress.checkpoint import Checkpoint
         from compress.files import canonical_json
         from compress.models.torch_io import load_model, load_tokenizer, save_model
-        from compress.steps.quantize.fake import observe, unwrap, wrap
         from compress.training import reproducible
         from compress.training.distillation import check_teacher, teach
 
@@ -113,14 +123,14 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
         )
         model, tokenizer = load_model(source), load_tokenizer(source.path)
         bits = int(self.resolve(config)["bits"])
-        names = _products(model, head=config.head)
-        groups = [[model.get_submodule(name) for name in group] for group in names]
+        groups = _products(model, head=config.head)
         if not groups:
             raise StepError(f"step {context.name}: {source.architecture} has no linear module to quantize")
         with reproducible(context.seed, context.threads):
-            batches = _batches(tokenizer, config, context)
-            starts = observe(model, [group[0] for group in groups], batches, config.calibration, config.percentile)
-            handles = wrap(groups, starts, bits)
+            if bits == 4:
+                leave = _round_blocks(model, groups, config)
+            else:
+                leave = _round_integers(model, groups, bits, _batches(tokenizer, config, context), config)
         lesson = teach(
             model,
             tokenizer,
@@ -138,27 +148,82 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
             where=context.name,
             description=context.name,
         )
-        encodings, levels = unwrap(groups, handles)
-        products = {
-            name: {"scale": code.scale, "zero": code.zero, "levels": [int(level) for level in most]}
-            for group, code, of_group in zip(names, encodings, levels, strict=True)
-            for name, most in zip(group, of_group, strict=True)
-        }
-        (out.path / ENCODINGS_FILE).write_bytes(canonical_json({"bits": bits, "products": products}))
+        encodings = leave()
+        (out.path / ENCODINGS_FILE).write_bytes(canonical_json({"bits": bits, **encodings}))
         out.facts["truncated"] = lesson.truncated
         out.facts["best_epoch"] = lesson.result.epoch
         out.facts["validation"] = {context.task.metric: lesson.result.metric}
         out.facts["history"] = lesson.result.history
-        out.facts["quantize"] = {"method": "aware", "bits": bits, "products": len(products)}
+        out.facts["quantize"] = {"method": "aware", "bits": bits, "products": len(encodings["products"])}
         save_model(out, model, tokenizer, context.max_length)
 
 
+def _round_integers(
+    model: Any, names: list[list[str]], bits: int, batches: list[Any], config: QuantizationAwareTraining
+) -> Callable[[], dict[str, Any]]:
+    """Have products compute as INT8 kernels do; returns what ends that and tells the encodings."""
+    from compress.steps.quantize.fake import observe, unwrap, wrap
+
+    groups = [[model.get_submodule(name) for name in group] for group in names]
+    starts = observe(model, [group[0] for group in groups], batches, config.calibration, config.percentile)
+    handles = wrap(groups, starts, bits)
+
+    def leave() -> dict[str, Any]:
+        encodings, levels = unwrap(groups, handles)
+        products = {
+            name: {"scale": code.scale, "zero": code.zero, "levels": most.tolist()}
+            for group, code, of_group in zip(names, encodings, levels, strict=True)
+            for name, most in zip(group, of_group, strict=True)
+        }
+        return {"products": products}
+
+    return leave
+
+
+def _round_blocks(
+    model: Any, names: list[list[str]], config: QuantizationAwareTraining
+) -> Callable[[], dict[str, Any]]:
+    """Have products round weights to 4 bits in blocks; returns what ends that and tells the encodings."""
+    from compress.steps.quantize.fake import unwrap_blocks, wrap_blocks
+
+    flat = [name for group in names for name in group]
+    linears = [model.get_submodule(name) for name in flat]
+    wrap_blocks(linears, config.block_size)
+
+    def leave() -> dict[str, Any]:
+        products = {
+            name: {"levels": levels.tolist(), "zeros": zeros.tolist()}
+            for name, (levels, zeros) in zip(flat, unwrap_blocks(linears), strict=True)
+        }
+        return {"block_size": config.block_size, "products": products}
+
+    return leave
+
+
 class TrainedStep(GraphQuantization[TrainedQuantization]):
-    """Write the INT8 graph of a model that quantization-aware training left: nothing is chosen, nothing is rounded."""
+    """Write the graph of a model that quantization-aware training left: nothing is chosen, nothing is rounded.
+
+    Token embeddings, which training saw as floats, are rounded here.
+    """
 
     kind: ClassVar[str] = "quantize/trained"
     config: ClassVar[type] = TrainedQuantization
     method: ClassVar[str] = "trained"
+    precision: ClassVar[str | None] = None
+
+    def check(self, config: TrainedQuantization, source: SourceFacts) -> None:
+        """Refuse a quantized source, and a kernel's option without the kernel."""
+        super().check(config, source)
+        if config.bits == "8":
+            refuse_unread(config, ["activations"], "with bits=8")
+
+    def cautions(self, config: TrainedQuantization, device: str) -> Sequence[str]:
+        """Return what the kernels do not save here."""
+        return cautions("onnx_blocks" if config.bits == "4" else "onnx_int8", device)
+
+    def after(self, config: TrainedQuantization, source: SourceFacts) -> SourceFacts:
+        """Return the source's facts with the precision of the weights."""
+        return replace(source, format=self.leaves, precision=f"int{config.bits}")
 
     def gate(self, config: TrainedQuantization) -> float | None:
         """Return the config's."""
@@ -169,29 +234,49 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
     ) -> Quantized:
         """Place the encodings that the checkpoint carries."""
         from compress.onnx_graph import canonicalise, products_of, quantize_tables
-        from compress.steps.quantize.placement import Placed, place
-        from compress.steps.quantize.ranges import Encoding
+        from compress.steps.quantize.block_nodes import place_blocks, place_tables
+        from compress.steps.quantize.placement import place
 
-        bits, known = _encodings(source.path, context)
-        placed = []
-        for product in products_of(graph):
-            entries = _entries(product.name, known)
-            if entries is None:
-                continue
-            code = Encoding(entries[0]["scale"], entries[0]["zero"])
-            if any(entry["scale"] != code.scale or entry["zero"] != code.zero for entry in entries):
-                raise StepError(
-                    f"step {context.name}: {product.name} joins products whose inputs were trained with different "
-                    f"ranges; leave simplify out of steps, or set simplify.merge=false"
-                )
-            levels = np.concatenate([np.asarray(entry["levels"]) for entry in entries])
-            placed.append(Placed(product, code, _on_grid(product.name, product.weight, levels, bits, context)))
-        if not placed:
+        bits, size, known = _encodings(source.path, context)
+        if (bits == 4) != (config.bits == "4"):
+            raise StepError(
+                f"step {context.name}: training saw weights of {bits} bits, and {context.name}.bits={config.bits}; "
+                f"set {context.name}.bits={4 if bits == 4 else 8}"
+            )
+        found = [
+            (product, entries)
+            for product in products_of(graph)
+            if (entries := _entries(product.name, known)) is not None
+        ]
+        if not found:
             raise StepError(f"step {context.name}: none of the products in the graph bears the name of a trained one")
-        place(graph, placed)
-        tables = quantize_tables(graph, per_row=True) if config.embeddings else []
+        tables: list[str] = []
+        if bits == 4:
+            if config.embeddings:
+                tables = place_tables(graph, bits, size, False)
+            of_blocks = [(product, _blocks_on_grid(product, entries, size, context)) for product, entries in found]
+            place_blocks(graph, of_blocks, config.activations)
+        else:
+            place(graph, [_placed(product, entries, bits, context) for product, entries in found])
+            if config.embeddings:
+                tables = quantize_tables(graph, per_row=True)
         canonicalise(graph)
-        return Quantized(graph, tables, {"bits": bits, "trained": len(placed)})
+        return Quantized(graph, tables, {"bits": bits, "trained": len(found)})
+
+
+def _placed(product: Product, entries: list[Any], bits: int, context: Context) -> Placed:
+    """Return a product with the encoding of its input and its integers."""
+    from compress.steps.quantize.placement import Placed
+    from compress.steps.quantize.ranges import Encoding
+
+    code = Encoding(entries[0]["scale"], entries[0]["zero"])
+    if any(entry["scale"] != code.scale or entry["zero"] != code.zero for entry in entries):
+        raise StepError(
+            f"step {context.name}: {product.name} joins products whose inputs were trained with different "
+            f"ranges; leave simplify out of steps, or set simplify.merge=false"
+        )
+    levels = np.concatenate([np.asarray(entry["levels"]) for entry in entries])
+    return Placed(product, code, _on_grid(product.name, product.weight, levels, bits, context))
 
 
 def _products(model: Any, *, head: bool) -> list[list[str]]:
@@ -224,7 +309,8 @@ def _batches(tokenizer: Any, config: QuantizationAwareTraining, context: Context
     return [collate(rows) for rows in sorted_batches(features.lengths, 16)]
 
 
-def _encodings(directory: Path, context: Context) -> tuple[int, dict[str, Any]]:
+def _encodings(directory: Path, context: Context) -> tuple[int, int, dict[str, Any]]:
+    """Return the bits, the size of a block (0 without), and an entry per product."""
     path = directory / ENCODINGS_FILE
     if not path.is_file():
         raise StepError(
@@ -233,7 +319,7 @@ def _encodings(directory: Path, context: Context) -> tuple[int, dict[str, Any]]:
             f"use quantize=static"
         )
     content = json.loads(path.read_text(encoding="utf-8"))
-    return int(content["bits"]), dict(content["products"])
+    return int(content["bits"]), int(content.get("block_size", 0)), dict(content["products"])
 
 
 def _entries(name: str, known: Mapping[str, Any]) -> list[Any] | None:
@@ -265,12 +351,39 @@ def _on_grid(name: str, weight: np.ndarray, levels: np.ndarray, bits: int, conte
 
     largest = np.abs(weight).max(axis=0)
     scales = np.where(levels > 0, largest / np.maximum(levels, 1), 1.0).astype(np.float32)
-    exact = weight / scales
-    off = float(np.abs(exact - np.rint(exact)).max(initial=0.0))
-    if off > 1e-2 or len(levels) != weight.shape[1]:
-        raise StepError(
-            f"step {context.name}: the weight of {name} has left its grid (by {off:.2g} of a step): nothing but export "
-            f"and simplify may stand between quantization-aware training and quantize=trained"
-        )
+    if len(levels) != weight.shape[1]:
+        raise _left(name, "it has another shape", context)
+    codes = _whole(name, weight / scales, context)
     most = 2 ** (bits - 1) - 1
-    return IntegerWeight(np.clip(np.rint(exact), -most, most).astype(np.int8), scales)
+    return IntegerWeight(np.clip(codes, -most, most).astype(np.int8), scales)
+
+
+def _blocks_on_grid(product: Product, entries: list[Any], size: int, context: Context) -> Blocks:
+    """Return the 4-bit numbers that a weight stands for, whatever its outputs have been multiplied by."""
+    from compress.steps.quantize.blocks import Blocks
+
+    levels, zeros = (np.concatenate([np.asarray(entry[name]) for entry in entries]) for name in ("levels", "zeros"))
+    weight = np.ascontiguousarray(product.weight.T)
+    out, width = weight.shape
+    parts = np.pad(weight, ((0, 0), (0, -width % size))).reshape(out, -1, size)
+    if levels.shape != parts.shape[:2]:
+        raise _left(product.name, "it has another shape", context)
+    scales = np.where(levels > 0, np.abs(parts).max(axis=-1) / np.maximum(levels, 1), 1.0).astype(np.float32)
+    codes = np.clip(_whole(product.name, parts / scales[..., None], context) + zeros[..., None], 0, 15)
+    return Blocks(codes.reshape(out, -1)[:, :width].astype(np.uint8), scales, zeros.astype(np.uint8), 4, size)
+
+
+def _whole(name: str, levels: np.ndarray, context: Context) -> np.ndarray:
+    """Return the whole numbers that `levels` are but for rounding errors."""
+    rounded: np.ndarray = np.rint(levels)
+    off = float(np.abs(levels - rounded).max(initial=0.0))
+    if off > 1e-2:
+        raise _left(name, f"by {off:.2g} of a step", context)
+    return rounded
+
+
+def _left(name: str, how: str, context: Context) -> StepError:
+    return StepError(
+        f"step {context.name}: the weight of {name} has left its grid ({how}): nothing but export "
+        f"and simplify may stand between quantization-aware training and quantize=trained"
+    )

@@ -11,7 +11,8 @@ import numpy as np
 from compress.config.quantization import WeightOnlyQuantization
 from compress.errors import ConfigError
 from compress.steps.base import Context, SourceFacts
-from compress.steps.quantize.blocks import Blocks, gptq_blocks, half_quadratic, nearest, packed
+from compress.steps.quantize.block_nodes import place_blocks, place_tables
+from compress.steps.quantize.blocks import Blocks, gptq_blocks, half_quadratic, nearest
 from compress.steps.quantize.capability import cautions
 from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.observing import Calibration, Watch, hessians
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
     from compress.onnx_graph import Product
 
 __all__ = ["WeightOnlyStep", "quantize_weights"]
-
-_INT8_ACTIVATIONS = 4
-"""``accuracy_level`` of MatMulNBits that multiplies integers, activations quantized block by block."""
-
-DOMAIN = "com.microsoft"
 
 
 class WeightOnlyStep(GraphQuantization[WeightOnlyQuantization]):
@@ -109,7 +105,7 @@ def quantize_weights(
     Parameters
     ----------
     graph : onnx.ModelProto
-        Changed; gains the operator set ``com.microsoft``. A table of odd width gets 8 bits whatever `config` says.
+        Changed; gains the operator set ``com.microsoft``.
     products : list of Product
         Those to quantize.
     config : WeightOnlyQuantization
@@ -122,68 +118,13 @@ def quantize_weights(
     list of str
         Names of the tables.
     """
-    from onnx import helper
-
-    from compress.onnx_graph import replace_initializers, replace_nodes
-    from compress.onnx_graph.tables import lookups_of
-
-    values: dict[str, np.ndarray] = {}
-    instead: dict[str, onnx.NodeProto] = {}
-    tables = lookups_of(graph) if config.embeddings else {}
-    for product in products:
-        blocks = _blocks(np.ascontiguousarray(product.weight.T), config, sums.get(product.input))
-        out, width = blocks.codes.shape
-        name = f"{product.name}.weight"
-        padded = np.pad(blocks.codes, ((0, 0), (0, -width % config.block_size)))
-        per_block = padded.reshape(out, -1, config.block_size)
-        values[f"{name}_quantized"] = packed(per_block, config.bits)
-        values[f"{name}_scale"] = blocks.scales
-        inputs = [product.input, f"{name}_quantized", f"{name}_scale"]
-        if blocks.zeros is not None:
-            floats = blocks.zeros.dtype == np.float32
-            values[f"{name}_zero"] = blocks.zeros if floats else packed(blocks.zeros, config.bits)
-            inputs.append(f"{name}_zero")
-        instead[product.node.output[0]] = helper.make_node(
-            "MatMulNBits",
-            inputs,
-            [product.node.output[0]],
-            product.name,
-            domain=DOMAIN,
-            K=width,
-            N=out,
-            bits=config.bits,
-            block_size=config.block_size,
-            accuracy_level=_INT8_ACTIVATIONS if config.activations == "int8" else 0,
-        )
-    for table, (weights, nodes) in tables.items():
-        # The operator takes a row of packed 4-bit numbers to be of even width.
-        bits = 8 if weights.shape[1] % 2 else config.bits
-        blocks = nearest(weights, bits, config.block_size, config.symmetric)
-        values[f"{table}_quantized"] = packed(blocks.codes, bits)
-        values[f"{table}_scale"] = blocks.scales
-        inputs = [f"{table}_quantized", "", f"{table}_scale"]
-        if blocks.zeros is not None:
-            values[f"{table}_zero"] = packed(blocks.zeros, bits)
-            inputs.append(f"{table}_zero")
-        for node in nodes:
-            inputs[1] = node.input[1]
-            instead[node.output[0]] = helper.make_node(
-                "GatherBlockQuantized",
-                inputs,
-                list(node.output),
-                node.name,
-                domain=DOMAIN,
-                bits=bits,
-                block_size=config.block_size,
-                gather_axis=0,
-                quantize_axis=1,
-            )
-    replace_nodes(graph, [instead.get(node.output[0], node) for node in graph.graph.node])
-    if not any(entry.domain == DOMAIN for entry in graph.opset_import):
-        entry = graph.opset_import.add()
-        entry.domain, entry.version = DOMAIN, 1
-    replace_initializers(graph, values)
-    return sorted(tables)
+    placed = [
+        (product, _blocks(np.ascontiguousarray(product.weight.T), config, sums.get(product.input)))
+        for product in products
+    ]
+    tables = place_tables(graph, config.bits, config.block_size, config.symmetric) if config.embeddings else []
+    place_blocks(graph, placed, config.activations)
+    return tables
 
 
 def _blocks(weight: np.ndarray, config: WeightOnlyQuantization, hessian: np.ndarray | None) -> Blocks:
