@@ -75,26 +75,40 @@ def _summarise_seeds(study: Path, frame: pd.DataFrame, text: str) -> list[Path]:
     rows = table[table["role"] != "baseline"].sort_values(
         [*numbers, "metric_difference_mean"], ascending=[False] * (len(numbers) + 1), kind="stable"
     )
-    heads = [*(name.removeprefix("override.") for name in [*numbers, *names]), "times fewer MACs"]
-    heads += ["test, points: mean ± sd", "worst seed", "best seed", "validation, points: mean ± sd", "seeds"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for _, row in rows.iterrows():
-        cells = [
-            *(str(row[name]) for name in [*numbers, *names]),
-            f"{row['macs_ratio']:.2f}",
-            *(
-                f"{100 * row[f'{split}_difference_mean']:+.2f} ± {100 * row[f'{split}_difference_sd']:.2f}"
-                for split in ("metric", "validation")
-            ),
-        ]
-        low, high = (f"{100 * row[f'metric_difference_{end}']:+.2f}" for end in ("low", "high"))
-        lines.append(f"| {' | '.join([*cells[:-1], low, high, cells[-1], str(row['seeds'])])} |")
     readme = study / "README.md"
-    readme.write_text(_replaced(text, "\n".join(lines)), encoding="utf-8")
+    readme.write_text(_replaced(text, _seeds_table(rows, numbers, names)), encoding="utf-8")
     written = [study / "results.csv", study / "results.parquet", readme]
     if names and rows["macs_ratio"].nunique() > 1:
         written.append(save(plot_seeds(table, x="macs_ratio", series=names[0]), study / "seeds.png"))
     return written
+
+
+def _seeds_table(rows: pd.DataFrame, numbers: list[str], names: list[str]) -> str:
+    """Return a row of Markdown per setting; equal checkpoints of several settings in one, speed where it was studied."""
+    shapes = shapes_of(rows)
+    figures = ["metric_difference_mean", "weights_bytes", *(f"p50_ms.{shape}" for shape in shapes)]
+    shared = rows.duplicated(["variant", *figures], keep=False)
+    rows = rows[~rows.duplicated(["variant", *figures])]
+    several, timed = rows["variant"].nunique() > 1, len(shapes) > 1
+    heads = [*(["variant"] if several else []), *(name.removeprefix("override.") for name in [*numbers, *names])]
+    heads += ["times fewer MACs", "times smaller", *(f"times faster at {shape}" for shape in shapes if timed)]
+    heads += ["test, points: mean ± sd", "worst seed", "best seed", "validation, points: mean ± sd", "seeds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for place, row in rows.iterrows():
+        low, high = (f"{100 * row[f'metric_difference_{end}']:+.2f}" for end in ("low", "high"))
+        test, validation = (
+            f"{100 * row[f'{split}_difference_mean']:+.2f} ± {100 * row[f'{split}_difference_sd']:.2f}"
+            for split in ("metric", "validation")
+        )
+        cells = [
+            *([str(row["variant"])] if several else []),
+            *("any" if shared[place] else str(row[name]) for name in [*numbers, *names]),
+            *(f"{row[name]:.2f}" for name in ("macs_ratio", "size_ratio")),
+            *(f"{row[f'speedup.{shape}']:.2f}" for shape in shapes if timed),
+            *(test, low, high, validation, str(row["seeds"])),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _replaced(text: str, table: str) -> str:

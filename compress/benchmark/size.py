@@ -232,6 +232,7 @@ def macs_of_onnx(model: onnx.ModelProto, batch: int, sequence: int) -> int:
         for dimension, size in zip(value.type.tensor_type.shape.dim, (batch, sequence), strict=False):
             dimension.dim_value = size
     del fixed.graph.value_info[:]
+    _unpack_blocks(fixed)
     try:
         shaped = _symbolic(fixed)
     except Exception:  # the symbolic pass knows more operators, the plain one never fails on them
@@ -251,6 +252,37 @@ def macs_of_onnx(model: onnx.ModelProto, batch: int, sequence: int) -> int:
             left, out = shapes.get(node.input[0]), shapes.get(node.output[0])
             total += math.prod(out) * (left[0] if transposed else left[-1]) if left and out else 0
     return total
+
+
+def _unpack_blocks(model: onnx.ModelProto) -> None:
+    """Put plain products and lookups in the place of those that read weights in blocks, for their shapes; in place.
+
+    The shape inference does not know them, nor then what follows. Weights become inputs, which hold no numbers.
+    """
+    from onnx import TensorProto, helper
+
+    from compress.onnx_graph import replace_nodes
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        numbers = {attribute.name: attribute.i for attribute in node.attribute}
+        name, kind = f"{node.output[0]}_weight", node.op_type
+        if kind == "MatMulNBits":
+            shape, plain = [numbers["K"], numbers["N"]], helper.make_node("MatMul", [node.input[0], name], node.output)
+        elif kind == "GatherBlockQuantized" and node.input[0] in stored:
+            rows, width = stored[node.input[0]].dims
+            shape = [
+                rows,
+                width * (1 if stored[node.input[0]].data_type != TensorProto.UINT8 else 8 // numbers["bits"]),
+            ]
+            plain = helper.make_node("Gather", [name, node.input[1]], node.output)
+        else:
+            nodes.append(node)
+            continue
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        nodes.append(plain)
+    replace_nodes(model, nodes)
 
 
 def macs_of_openvino(path: Path, batch: int, sequence: int) -> int:

@@ -115,4 +115,6 @@ def test_a_study_of_several_seeds_is_put_together_over_them(script: ModuleType, 
     text = (study / "README.md").read_text("utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 6, "three variants of two depths"
+    assert text.count("| variant |") == 1
+    assert {row.split(" | ")[0].removeprefix("| ") for row in rows} == {"distill", "export", "quantize"}
     assert all(line.endswith("| 2 |") for line in rows)

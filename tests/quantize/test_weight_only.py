@@ -37,6 +37,7 @@ def test_the_kernels_compute_what_the_blocks_say(
 ) -> None:
     import onnxruntime
 
+    from compress.benchmark.size import macs_of_onnx
     from compress.onnx_graph import find_head, load_graph, products_of, replace_initializers
     from compress.onnx_graph.tables import lookups_of
     from compress.runtime import open_predictor
@@ -51,6 +52,7 @@ def test_the_kernels_compute_what_the_blocks_say(
     assert facts["integer_tables"] == 1
 
     graph = load_graph(exported.path)
+    assert macs_of_onnx(load_graph(left.path), 2, 16) == macs_of_onnx(graph, 2, 16)
     products = products_of(graph, find_head(graph))
     calibration = Calibration.drawn(exported, 12, 16, context)
     sums = hessians(Watch(graph, [one.input for one in products], 1), calibration)
