@@ -84,7 +84,7 @@ def _summarise_seeds(study: Path, frame: pd.DataFrame, text: str) -> list[Path]:
 
 
 def _seeds_table(rows: pd.DataFrame, numbers: list[str], names: list[str]) -> str:
-    """Return a row of Markdown per setting; equal checkpoints of several settings in one, speed where it was studied."""
+    """Return a row of Markdown per setting; equal checkpoints of several settings share one."""
     shapes = shapes_of(rows)
     figures = ["metric_difference_mean", "weights_bytes", *(f"p50_ms.{shape}" for shape in shapes)]
     shared = rows.duplicated(["variant", *figures], keep=False)
