@@ -76,19 +76,23 @@ def _summarise_seeds(study: Path, frame: pd.DataFrame, text: str) -> list[Path]:
         [*numbers, "metric_difference_mean"], ascending=[False] * (len(numbers) + 1), kind="stable"
     )
     readme = study / "README.md"
-    readme.write_text(_replaced(text, _seeds_table(rows, numbers, names)), encoding="utf-8")
+    shapes = shapes_of(rows)
+    equal = ["variant", "metric_difference_mean", "weights_bytes", *(f"p50_ms.{shape}" for shape in shapes)]
+    shared = rows.duplicated(equal, keep=False)
+    readme.write_text(
+        _replaced(text, _seeds_table(rows[~rows.duplicated(equal)], shared, numbers, names)), encoding="utf-8"
+    )
     written = [study / "results.csv", study / "results.parquet", readme]
-    if names and rows["macs_ratio"].nunique() > 1:
-        written.append(save(plot_seeds(table, x="macs_ratio", series=names[0]), study / "seeds.png"))
+    x = f"speedup.{shapes[0]}" if len(shapes) > 1 else "macs_ratio"
+    own = rows[~shared]
+    if names and own[x].nunique() > 1:
+        written.append(save(plot_seeds(own, x=x, series=names[0]), study / "seeds.png"))
     return written
 
 
-def _seeds_table(rows: pd.DataFrame, numbers: list[str], names: list[str]) -> str:
-    """Return a row of Markdown per setting; equal checkpoints of several settings share one."""
+def _seeds_table(rows: pd.DataFrame, shared: pd.Series, numbers: list[str], names: list[str]) -> str:
+    """Return a row of Markdown per setting; those that stand for several settings, `shared`, say so."""
     shapes = shapes_of(rows)
-    figures = ["metric_difference_mean", "weights_bytes", *(f"p50_ms.{shape}" for shape in shapes)]
-    shared = rows.duplicated(["variant", *figures], keep=False)
-    rows = rows[~rows.duplicated(["variant", *figures])]
     several, timed = rows["variant"].nunique() > 1, len(shapes) > 1
     heads = [*(["variant"] if several else []), *(name.removeprefix("override.") for name in [*numbers, *names])]
     heads += ["times fewer MACs", "times smaller", *(f"times faster at {shape}" for shape in shapes if timed)]

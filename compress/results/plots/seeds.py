@@ -61,7 +61,13 @@ def plot_seeds(table: pd.DataFrame, *, x: str, series: str, y: str = "metric_dif
             label=str(name),
         )
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set_xlabel(x.replace("_", " ").replace("macs ratio", "times fewer multiply-accumulates"))
+    axes.set_xlabel(_label(x))
     axes.set_ylabel(f"{y.replace('_', ' ')}, points")
     axes.legend(title=series.removeprefix("override."), loc="best")
     return figure
+
+
+def _label(column: str) -> str:
+    if column.startswith("speedup."):
+        return f"times faster at {column.removeprefix('speedup.').replace('x', ' × ')}"
+    return column.replace("_", " ").replace("macs ratio", "times fewer multiply-accumulates")
