@@ -41,22 +41,26 @@ def test_every_method_keeps_a_flat_distribution_whole(method: str, symmetric: bo
     assert high == pytest.approx(3, abs=0.15)
 
 
-@pytest.mark.parametrize("method", ["percentile", "entropy"])
-def test_one_outlier_does_not_set_the_range(method: str) -> None:
+@pytest.mark.parametrize(("method", "most"), [("percentile", 200), ("entropy", 350)])
+def test_one_outlier_does_not_set_the_range(method: str, most: float) -> None:
     values = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
     values[0] = 400.0
     low, high = find_range(method, seen(values), 99.99, False)
     assert low < -2
-    assert 2 < high < 200
+    assert 2 < high < most
 
 
-def test_the_least_squared_error_is_no_more_than_that_of_the_whole_range() -> None:
+@pytest.mark.parametrize("method", ["mse", "entropy"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_squared_error_is_no_more_than_that_of_the_whole_range(method: str, symmetric: bool) -> None:
+    """A few large numbers, as a channel of a transformer has them, are not cut off for a finer middle."""
     values = np.random.default_rng(0).standard_t(3, size=50_000).astype(np.float32)
-    errors = {}
-    for method in ("min_max", "mse"):
-        code = encoding(*find_range(method, seen(values), 100, False), False)
-        errors[method] = float(np.square(code.apply(values) - values).mean())
-    assert errors["mse"] < errors["min_max"]
+    values[:50] *= 20
+    errors = []
+    for way in ("min_max", method):
+        code = encoding(*find_range(way, seen(values), 100, symmetric), symmetric)
+        errors.append(float(np.square(code.apply(values) - values).mean()))
+    assert errors[1] < 1.01 * errors[0]
 
 
 def test_a_histogram_counts_in_parts_what_it_counts_at_once() -> None:

@@ -75,7 +75,9 @@ def find_range(method: str, seen: Histogram, percentile: float, symmetric: bool)
     method : str
         ``min_max``: all that was seen. ``percentile``: without the outermost numbers. ``mse``: the least mean squared
         error of the quantized value. ``entropy``: the least Kullback-Leibler divergence of its distribution (Migacz,
-        8-bit inference with TensorRT, GTC 2017).
+        8-bit inference with TensorRT, GTC 2017), among ranges whose squared error is no larger than that of all that
+        was seen. Without that bound it cuts off the few large numbers that a transformer depends on (arXiv 2004.09602
+        reports it of BERT; MiniLM lost 50 points of accuracy).
     seen : Histogram
         Of the value.
     percentile : float
@@ -99,8 +101,7 @@ def find_range(method: str, seen: Histogram, percentile: float, symmetric: bool)
         first = int(np.searchsorted(share, outside, side="right"))
         last = int(np.searchsorted(share, 1 - outside, side="left"))
         return float(edges[first]), float(edges[last + 1])
-    loss = _squared_error if method == "mse" else _divergence
-    return _search(seen, symmetric, loss)
+    return _search(seen, symmetric, _squared_error if method == "mse" else _bounded_divergence(seen, symmetric))
 
 
 def _search(seen: Histogram, symmetric: bool, loss: Callable[[Histogram, Encoding], float]) -> tuple[float, float]:
@@ -130,6 +131,16 @@ def _search(seen: Histogram, symmetric: bool, loss: Callable[[Histogram, Encodin
 def _squared_error(seen: Histogram, code: Encoding) -> float:
     centres = seen.centres
     return float((seen.counts * np.square(code.apply(centres) - centres)).sum())
+
+
+def _bounded_divergence(seen: Histogram, symmetric: bool) -> Callable[[Histogram, Encoding], float]:
+    """Return the divergence as a loss that no range has whose squared error is larger than that of the whole."""
+    bound = _squared_error(seen, encoding(min(seen.low, 0.0), max(seen.high, 0.0), symmetric)) * (1 + 1e-9)
+
+    def loss(seen: Histogram, code: Encoding) -> float:
+        return _divergence(seen, code) if _squared_error(seen, code) <= bound else float("inf")
+
+    return loss
 
 
 def _divergence(seen: Histogram, code: Encoding) -> float:
