@@ -173,6 +173,8 @@ class SourceFacts:
         Transformer layers (changed by steps on the way).
     positions : int or None
         Entries of the position table of the model that the recipe starts from, where its config tells.
+    grid_bits : int or None
+        Bits of the grids that an earlier step, quantization-aware training, leaves weights on.
     """
 
     format: str
@@ -180,3 +182,4 @@ class SourceFacts:
     architecture: str
     layers: int
     positions: int | None = None
+    grid_bits: int | None = None

@@ -42,20 +42,15 @@ def build_checkpoint(folder: Path) -> Any:
     tokenizer = BertTokenizerFast(vocab=str(vocab))
     out = Writer(folder)
     save_model(out, model, tokenizer, 32)
-    return finish(out, "torch", "fp32")
-
-
-def finish(out: Any, format: str, precision: str, layers: int = 2) -> Any:
-    """Close a writer as the pipeline does."""
     return out.finish(
-        format=format,
-        precision=precision,
+        format="torch",
+        precision="fp32",
         task="text_classification",
         metric="accuracy",
         labels=LABELS,
         max_length=32,
         architecture="bert",
-        layers=layers,
+        layers=2,
         lineage=({"name": "finetune", "kind": "finetune", "config": {}, "key": "0" * 64},),
     )
 
@@ -101,20 +96,26 @@ def pair_context(tmp_path: Path) -> Any:
     return build_context(tmp_path, pairs=True)
 
 
+def run(step: Any, source: Any, config: Any, context: Any, folder: Path) -> Any:
+    """Run a step into a folder and close the checkpoint, as the pipeline does."""
+    from compress.checkpoint import Writer
+    from compress.steps.base import SourceFacts
+
+    folder.mkdir(parents=True)
+    out = Writer(folder)
+    step.run(source, config, context, out)
+    facts = SourceFacts(source.format, source.precision, source.architecture, source.layers)
+    names = ("task", "metric", "labels", "max_length", "architecture", "layers", "lineage")
+    return out.finish(
+        format=step.leaves,
+        precision=step.after(config, facts).precision,
+        **{name: getattr(source.manifest, name) for name in names},
+    )
+
+
 @pytest.fixture(scope="session")
 def run_step() -> Callable[..., Any]:
-    """Return a function that runs a step into a folder and closes the checkpoint."""
-
-    def run(step: Any, source: Any, config: Any, context: Any, folder: Path) -> Any:
-        from compress.checkpoint import Writer
-        from compress.steps.base import SourceFacts
-
-        folder.mkdir(parents=True)
-        out = Writer(folder)
-        step.run(source, config, context, out)
-        facts = SourceFacts(source.format, source.precision, "bert", 2)
-        return finish(out, step.leaves, step.after(config, facts).precision, source.layers)
-
+    """Return `run`."""
     return run
 
 

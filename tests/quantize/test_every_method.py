@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.checkpoint import Writer
 from compress.config.quantization import (
     MixedQuantization,
     QuantizationAwareTraining,
@@ -22,7 +21,6 @@ from compress.config.quantization import (
     WeightOnlyQuantization,
 )
 from compress.config.schemas import DynamicQuantization, Export, Simplify
-from compress.steps.base import SourceFacts
 from compress.steps.registry import step_for
 
 AWARE = QuantizationAwareTraining(epochs=1, batch_size=8, learning_rate=1e-4)
@@ -54,30 +52,19 @@ print(json.dumps([name for name in ("torch", "transformers", "onnx") if name in 
 """
 
 
-def left(source: Any, config: Any, context: Any, folder: Path) -> Any:
-    """Run a step as the pipeline does, on any task."""
-    folder.mkdir(parents=True)
-    out = Writer(folder)
-    step = step_for(type(config))
-    step.run(source, config, context, out)
-    manifest = source.manifest
-    names = ("task", "metric", "labels", "max_length", "architecture", "layers")
-    after = step.after(config, SourceFacts(source.format, source.precision, "bert", 2))
-    return out.finish(
-        format=step.leaves, precision=after.precision, **{name: getattr(manifest, name) for name in names}
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
 @pytest.mark.parametrize("name", ["text_classification", "token_classification"])
 def test_it_answers_the_same_in_a_new_process_without_torch(
-    name: str, pruned: bool, both_tasks: Callable[[str, bool], tuple[Any, Any, Any]], tmp_path: Path
+    name: str, pruned: bool, both_tasks: Callable[[str, bool], tuple[Any, Any, Any]], run_step: Any, tmp_path: Path
 ) -> None:
     from compress.runtime import open_predictor
 
     torch_source, exported, context = both_tasks(name, pruned)
-    checkpoints = {way: left(exported, config, context, tmp_path / way) for way, config in METHODS.items()}
+    checkpoints = {
+        way: run_step(step_for(type(config)), exported, config, context, tmp_path / way)
+        for way, config in METHODS.items()
+    }
     for bits in ("8", "4"):
         source = torch_source
         for way, config in (
@@ -87,7 +74,7 @@ def test_it_answers_the_same_in_a_new_process_without_torch(
             ("trained", TrainedQuantization(bits=bits, **GATE)),
         ):
             own = replace(context, scratch=tmp_path / "scratch" / bits)
-            source = left(source, config, own, tmp_path / f"{way}{bits}")
+            source = run_step(step_for(type(config)), source, config, own, tmp_path / f"{way}{bits}")
         checkpoints[f"trained{bits}"] = source
 
     ids = np.arange(5, 23).reshape(2, 9)

@@ -86,20 +86,14 @@ _TWICE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from conftest import build_context
-from compress.checkpoint import Writer, open_checkpoint
+from conftest import build_context, run
+from compress.checkpoint import open_checkpoint
 from compress.config.schemas import DynamicQuantization, Export
 from compress.steps.export import ExportStep
 from compress.steps.quantize import DynamicStep
-from conftest import finish
 source, root = open_checkpoint({source!r}), Path({root!r})
-steps = (ExportStep(), Export(), "fp32"), (DynamicStep(), DynamicQuantization(max_metric_drop=None), "int8")
-for step, config, precision in steps:
-    folder = root / step.kind
-    folder.mkdir(parents=True)
-    out = Writer(folder)
-    step.run(source, config, build_context(root), out)
-    source = finish(out, "onnx", precision)
+for step, config in (ExportStep(), Export()), (DynamicStep(), DynamicQuantization(max_metric_drop=None)):
+    source = run(step, source, config, build_context(root), root / step.kind)
 """
 
 

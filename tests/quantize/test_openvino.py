@@ -133,7 +133,9 @@ def dense(made: Callable[[str, bool], tuple[Any, Any]]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def quantized(made: Callable[[str, bool], tuple[Any, Any]], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def quantized(
+    made: Callable[[str, bool], tuple[Any, Any]], left: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """Return the INT8 checkpoint of `dense`."""
     return left(*made("text_classification", False), QUICK, tmp_path_factory.mktemp("openvino") / "int8")
 
@@ -275,23 +277,11 @@ def made(both_tasks: Callable[[str, bool], tuple[Any, Any, Any]]) -> Callable[[s
     return lambda name, pruned: both_tasks(name, pruned)[1:]
 
 
-def left(source: Any, context: Any, config: OpenVINOQuantization, folder: Path) -> Any:
-    from compress.checkpoint import Writer
-
-    folder.mkdir(parents=True)
-    out = Writer(folder)
-    step = step_for(OpenVINOQuantization)
-    step.run(source, config, context, out)
-    manifest = source.manifest
-    return out.finish(
-        format="openvino",
-        precision=config.weights,
-        task=manifest.task,
-        metric=manifest.metric,
-        labels=manifest.labels,
-        max_length=32,
-        architecture="bert",
-        layers=2,
+@pytest.fixture(scope="session")
+def left(run_step: Any) -> Callable[..., Any]:
+    """Return a function that quantizes an export into a folder."""
+    return lambda source, context, config, folder: run_step(
+        step_for(OpenVINOQuantization), source, config, context, folder
     )
 
 
@@ -311,7 +301,7 @@ print([name for name in ("torch", "transformers", "nncf", "onnx") if name in sys
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
 @pytest.mark.parametrize("name", ["text_classification", "token_classification"])
 def test_it_reloads_to_equal_logits_in_a_new_process_without_torch(
-    name: str, pruned: bool, made: Callable[[str, bool], tuple[Any, Any]], tmp_path: Path
+    name: str, pruned: bool, made: Callable[[str, bool], tuple[Any, Any]], left: Callable[..., Any], tmp_path: Path
 ) -> None:
     from compress.runtime import open_predictor
 
@@ -337,7 +327,9 @@ def test_it_reloads_to_equal_logits_in_a_new_process_without_torch(
 
 @needs_extra
 @pytest.mark.slow
-def test_the_config_decides_what_stays_float(made: Callable[[str, bool], tuple[Any, Any]], tmp_path: Path) -> None:
+def test_the_config_decides_what_stays_float(
+    made: Callable[[str, bool], tuple[Any, Any]], left: Callable[..., Any], tmp_path: Path
+) -> None:
     source, context = made("text_classification", False)
     config = OpenVINOQuantization(
         max_metric_drop=None,
@@ -362,7 +354,7 @@ def test_the_config_decides_what_stays_float(made: Callable[[str, bool], tuple[A
 @needs_extra
 @pytest.mark.slow
 def test_the_format_alone_computes_what_the_export_computes(
-    made: Callable[[str, bool], tuple[Any, Any]], tmp_path: Path
+    made: Callable[[str, bool], tuple[Any, Any]], left: Callable[..., Any], tmp_path: Path
 ) -> None:
     from compress.runtime import open_predictor
 
@@ -375,7 +367,7 @@ def test_the_format_alone_computes_what_the_export_computes(
 @needs_extra
 @pytest.mark.slow
 def test_accuracy_control_gives_products_back_until_the_metric_is_kept(
-    made: Callable[[str, bool], tuple[Any, Any]], tmp_path: Path
+    made: Callable[[str, bool], tuple[Any, Any]], left: Callable[..., Any], tmp_path: Path
 ) -> None:
     source, context = made("text_classification", False)
     config = OpenVINOQuantization(max_metric_drop=1.0, calibration_rows=4, accuracy_control=0.0)
@@ -386,7 +378,10 @@ def test_accuracy_control_gives_products_back_until_the_metric_is_kept(
 @needs_extra
 @pytest.mark.slow
 def test_the_gate_refuses_what_lost_too_much(
-    made: Callable[[str, bool], tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[str, bool], tuple[Any, Any]],
+    left: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, context = made("text_classification", False)
     monkeypatch.setattr("compress.steps.quantize.gate.source_metric", lambda *_: 2.0)
@@ -400,7 +395,7 @@ def test_the_gate_refuses_what_lost_too_much(
 @needs_extra
 @pytest.mark.slow
 def test_a_pattern_that_matches_nothing_is_refused(
-    made: Callable[[str, bool], tuple[Any, Any]], tmp_path: Path
+    made: Callable[[str, bool], tuple[Any, Any]], left: Callable[..., Any], tmp_path: Path
 ) -> None:
     source, context = made("text_classification", False)
     for pattern, message in (("encoder.layer.9.*", "matches no product; there are bert.encoder"), ("*", "nothing in")):

@@ -144,7 +144,7 @@ def test_four_bits_of_the_graph_are_those_that_training_saw(
     with open_predictor(left, threads=1) as predictor:
         found = predictor.logits({"input_ids": ids})
     assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
-    with pytest.raises(StepError, match=r"training saw weights of 4 bits, and step\.bits=8; set step\.bits=4"):
+    with pytest.raises(StepError, match="training sees weights of 4 bits and bits=8; set bits=4"):
         run_step(TrainedStep(), exported, TRAINED, context, tmp_path / "other")
 
 
@@ -172,3 +172,11 @@ def test_refusals() -> None:
         QuantizationAwareStep().check(replace(AWARE, block_size=32), SourceFacts("torch", "fp32", "bert", 2))
     with pytest.raises(ConfigError, match="activations"):
         TrainedStep().check(replace(TRAINED, activations="float32"), SourceFacts("onnx", "fp32", "bert", 2))
+    before = SourceFacts("onnx", "fp32", "bert", 2)
+    for aware, trained in ((BLOCKS, TRAINED), (replace(AWARE, bits="7"), OF_BLOCKS), (AWARE, OF_BLOCKS)):
+        seen = QuantizationAwareStep().after(aware, before)
+        left = SimplifyStep().after(Simplify(), ExportStep().after(Export(), seen))
+        with pytest.raises(ConfigError, match="training sees weights of"):
+            TrainedStep().check(trained, left)
+        TrainedStep().check(OF_BLOCKS if aware is BLOCKS else TRAINED, left)
+        TrainedStep().check(trained, before)  # of a checkpoint on disk it is seen when it is opened

@@ -43,14 +43,8 @@ class Killed(BaseException):
     """Stands for a SIGKILL within one process: nothing catches it."""
 
 
-@pytest.mark.parametrize("update", [1, 5, 11, 12, 13, 24, 30, 35, 36])
-def test_stopped_after_any_update_it_ends_with_the_same_bytes(
-    undisturbed: tuple[bytes, SimpleNamespace],
-    tiny: ModuleType,
-    tmp_path: Path,
-    update: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def killed_after(update: int, patched: pytest.MonkeyPatch) -> None:
+    """Have trainings die after so many updates."""
     from compress.training.trainer import _EpochEnd
 
     original = _EpochEnd.on_step_end
@@ -60,8 +54,19 @@ def test_stopped_after_any_update_it_ends_with_the_same_bytes(
             raise Killed
         return original(self, args, state, control, **kwargs)
 
+    patched.setattr(_EpochEnd, "on_step_end", dying)
+
+
+@pytest.mark.parametrize("update", [1, 5, 11, 12, 13, 24, 30, 35, 36])
+def test_stopped_after_any_update_it_ends_with_the_same_bytes(
+    undisturbed: tuple[bytes, SimpleNamespace],
+    tiny: ModuleType,
+    tmp_path: Path,
+    update: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(_EpochEnd, "on_step_end", dying)
+        killed_after(update, patched)
         with pytest.raises(Killed):
             tiny.tiny_training(tmp_path, tiny.tiny_model(), checkpoint_seconds=0.0)
     torch.manual_seed(99)
@@ -74,20 +79,11 @@ def test_stopped_after_any_update_it_ends_with_the_same_bytes(
 def test_gradient_accumulation_resumes_with_the_same_bytes(
     tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compress.training.trainer import _EpochEnd
-
     options = {"gradient_accumulation": 5, "schedule": "cosine", "patience": 1}
     whole = tiny.tiny_model()
     expected = tiny.tiny_training(tmp_path / "whole", whole, **options)
-    original = _EpochEnd.on_step_end
-
-    def dying(self: _EpochEnd, args: object, state: SimpleNamespace, control: object, **kwargs: object) -> object:
-        if state.global_step == 5:
-            raise Killed
-        return original(self, args, state, control, **kwargs)
-
     with monkeypatch.context() as patched:
-        patched.setattr(_EpochEnd, "on_step_end", dying)
+        killed_after(5, patched)
         with pytest.raises(Killed):
             tiny.tiny_training(tmp_path / "killed", tiny.tiny_model(), checkpoint_seconds=0.0, **options)
     model = tiny.tiny_model()
@@ -111,11 +107,20 @@ def test_patience_stops_and_ties_keep_the_earlier_epoch(tiny: ModuleType, tmp_pa
     assert len(result.history) == 3
 
 
-def test_a_model_that_training_only_harms_stays_as_it_came(tiny: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("update", [None, 5, 13])
+def test_a_model_that_training_only_harms_stays_as_it_came(
+    tiny: ModuleType, tmp_path: Path, update: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the first epoch or in the second, too: the state holds the model as it came."""
     model = tiny.tiny_model()
     tiny.tiny_training(tmp_path / "first", model, epochs=8)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     harm = {"learning_rate": 10.0, "start_counts": True, "checkpoint_seconds": 0.0}
+    if update is not None:
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            killed_after(update, patched)
+            tiny.tiny_training(tmp_path / "again", model, **harm)
+        model = tiny.tiny_model(seed=7)
     result = tiny.tiny_training(tmp_path / "again", model, **harm)
     assert result.epoch == 0
     assert len(result.history) == 3

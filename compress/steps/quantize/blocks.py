@@ -6,9 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compress.errors import ConfigError
 from compress.steps.quantize.rounding import gptq
 
-__all__ = ["Blocks", "gptq_blocks", "half_quadratic", "nearest", "packed"]
+__all__ = ["Blocks", "check_block_size", "gptq_blocks", "half_quadratic", "nearest", "packed"]
+
+
+def check_block_size(size: int) -> None:
+    """Raise ConfigError for a size of blocks that the runtime's kernels do not have."""
+    if size & (size - 1):
+        raise ConfigError(f"block_size={size}; it must be a power of two from 16 to 256")
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,9 @@ class FakeBlocks(torch.nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the weight on its grid."""
-        zeros: Any = self.zeros[..., None]  # type: ignore[index]
-        parts = _blocks_of(weight, self.size)
-        rounded = _rounded(parts, self.step()[..., None], -zeros, 15 - zeros)
+        zeros: Any = self.zeros
+        low, high = -zeros[..., None], 15 - zeros[..., None]
+        rounded = _rounded(_blocks_of(weight, self.size), self.step()[..., None], low, high)
         return rounded.reshape(len(weight), -1)[:, : weight.shape[1]]
 
 
@@ -129,12 +129,17 @@ def unwrap_blocks(linears: Sequence[torch.nn.Linear]) -> list[tuple[np.ndarray, 
 
     found = []
     for linear in linears:
-        fake: Any = linear.parametrizations["weight"][0]  # type: ignore[index]
+        fake = _rounding(linear)
         steps, zeros = fake.step().detach(), fake.zeros.int().numpy()
         parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
         levels = _blocks_of(linear.weight.detach(), fake.size) / steps[..., None]
         found.append((torch.round(levels).abs().amax(dim=-1).int().numpy(), zeros))
     return found
+
+
+def _rounding(linear: Any) -> Any:
+    """Return what rounds the weight of a module that `wrap` or `wrap_blocks` changed."""
+    return linear.parametrizations["weight"][0]
 
 
 def _blocks_of(weight: torch.Tensor, size: int) -> torch.Tensor:
@@ -198,7 +203,7 @@ def unwrap(
         del group[0].fake_input
         of_group = []
         for linear in group:
-            fake: Any = linear.parametrizations["weight"][0]  # type: ignore[index]
+            fake = _rounding(linear)
             steps = fake.step().detach()
             parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
             of_group.append(torch.round(linear.weight.detach() / steps[:, None]).abs().amax(dim=1).int().numpy())

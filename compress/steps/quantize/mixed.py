@@ -14,8 +14,9 @@ import numpy as np
 
 from compress.config.quantization import MixedQuantization, StaticQuantization, WeightOnlyQuantization
 from compress.console import progress_of
-from compress.errors import ConfigError, StepError
+from compress.errors import StepError
 from compress.steps.base import Context, SourceFacts
+from compress.steps.quantize.blocks import check_block_size
 from compress.steps.quantize.capability import cautions
 from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.observing import Calibration, Watch, hessians
@@ -66,8 +67,7 @@ class MixedStep(GraphQuantization[MixedQuantization]):
     def check(self, config: MixedQuantization, source: SourceFacts) -> None:
         """Refuse a quantized source and a block size that no kernel has."""
         super().check(config, source)
-        if config.block_size & (config.block_size - 1):
-            raise ConfigError(f"block_size={config.block_size}; it must be a power of two from 16 to 256")
+        check_block_size(config.block_size)
         unread = ["block_size"] if config.bits == "8/32" else ["calibration", "percentile"]
         refuse_unread(config, unread, f"with bits={config.bits}")
         if config.calibration != "percentile":

@@ -14,6 +14,7 @@ from compress.config.quantization import QuantizationAwareTraining, TrainedQuant
 from compress.errors import ConfigError, StepError
 from compress.steps.base import Context, SourceFacts, Step
 from compress.steps.drawing import drawn_rows
+from compress.steps.quantize.blocks import Blocks, check_block_size
 from compress.steps.quantize.capability import cautions
 from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.saturation import pairs_saturate
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint, Writer
     from compress.models.source import SourceModel
     from compress.onnx_graph import Product
-    from compress.steps.quantize.blocks import Blocks
     from compress.steps.quantize.placement import Placed
 
 __all__ = ["ENCODINGS_FILE", "QuantizationAwareStep", "TrainedStep"]
@@ -88,8 +88,7 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
         check_terms(config)
         if config.bits == "4":
             refuse_unread(config, ["calibration", "percentile", "calibration_rows"], "with bits=4")
-            if config.block_size & (config.block_size - 1):
-                raise ConfigError(f"block_size={config.block_size}; it must be a power of two from 16 to 256")
+            check_block_size(config.block_size)
         else:
             refuse_unread(config, ["block_size"], f"with bits={config.bits}")
         if config.calibration != "percentile":
@@ -98,6 +97,10 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
     def resolve(self, config: QuantizationAwareTraining) -> Mapping[str, Any]:
         """Return the bits of weights on this machine."""
         return {"bits": (7 if pairs_saturate() else 8) if config.bits == "auto" else int(config.bits)}
+
+    def after(self, config: QuantizationAwareTraining, source: SourceFacts) -> SourceFacts:
+        """Return the source's facts with the bits of the grids."""
+        return replace(super().after(config, source), grid_bits=int(self.resolve(config)["bits"]))
 
     def run(
         self, source: Checkpoint | SourceModel, config: QuantizationAwareTraining, context: Context, out: Writer
@@ -212,8 +215,10 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
     precision: ClassVar[str | None] = None
 
     def check(self, config: TrainedQuantization, source: SourceFacts) -> None:
-        """Refuse a quantized source, and a kernel's option without the kernel."""
+        """Refuse a quantized source, other bits than training is to see, and a kernel's option without the kernel."""
         super().check(config, source)
+        if source.grid_bits is not None and (refusal := _other_bits(source.grid_bits, config)):
+            raise ConfigError(f"quantize: {refusal}")
         if config.bits == "8":
             refuse_unread(config, ["activations"], "with bits=8")
 
@@ -238,11 +243,8 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
         from compress.steps.quantize.placement import place
 
         bits, size, known = _encodings(source.path, context)
-        if (bits == 4) != (config.bits == "4"):
-            raise StepError(
-                f"step {context.name}: training saw weights of {bits} bits, and {context.name}.bits={config.bits}; "
-                f"set {context.name}.bits={4 if bits == 4 else 8}"
-            )
+        if refusal := _other_bits(bits, config):
+            raise StepError(f"step {context.name}: {refusal}")
         found = [
             (product, entries)
             for product in products_of(graph)
@@ -262,6 +264,14 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
                 tables = quantize_tables(graph, per_row=True)
         canonicalise(graph)
         return Quantized(graph, tables, {"bits": bits, "trained": len(found)})
+
+
+def _other_bits(seen: int, config: TrainedQuantization) -> str | None:
+    """Return what is wrong with the config for a model that was trained with so many bits."""
+    bits = "4" if seen == 4 else "8"
+    return (
+        None if config.bits == bits else f"training sees weights of {seen} bits and bits={config.bits}; set bits={bits}"
+    )
 
 
 def _placed(product: Product, entries: list[Any], bits: int, context: Context) -> Placed:
@@ -360,8 +370,6 @@ def _on_grid(name: str, weight: np.ndarray, levels: np.ndarray, bits: int, conte
 
 def _blocks_on_grid(product: Product, entries: list[Any], size: int, context: Context) -> Blocks:
     """Return the 4-bit numbers that a weight stands for, whatever its outputs have been multiplied by."""
-    from compress.steps.quantize.blocks import Blocks
-
     levels, zeros = (np.concatenate([np.asarray(entry[name]) for entry in entries]) for name in ("levels", "zeros"))
     weight = np.ascontiguousarray(product.weight.T)
     out, width = weight.shape

@@ -12,7 +12,7 @@ from compress.config.quantization import WeightOnlyQuantization
 from compress.errors import ConfigError
 from compress.steps.base import Context, SourceFacts
 from compress.steps.quantize.block_nodes import place_blocks, place_tables
-from compress.steps.quantize.blocks import Blocks, gptq_blocks, half_quadratic, nearest
+from compress.steps.quantize.blocks import Blocks, check_block_size, gptq_blocks, half_quadratic, nearest
 from compress.steps.quantize.capability import cautions
 from compress.steps.quantize.graph_step import GraphQuantization, Quantized
 from compress.steps.quantize.observing import Calibration, Watch, hessians
@@ -45,8 +45,7 @@ class WeightOnlyStep(GraphQuantization[WeightOnlyQuantization]):
         super().check(config, source)
         if config.bits not in (4, 8):
             raise ConfigError(f"bits={config.bits}; the runtime's kernels have 4 and 8")
-        if config.block_size & (config.block_size - 1):
-            raise ConfigError(f"block_size={config.block_size}; it must be a power of two from 16 to 256")
+        check_block_size(config.block_size)
         if config.rounding == "hqq" and config.bits == 8:
             raise ConfigError(
                 "rounding=hqq fits zero points that are no integers, which the runtime's 8-bit kernel does not take; "

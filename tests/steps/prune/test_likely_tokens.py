@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.steps.prune.likely_tokens import fewest, likeliest, places_needed
+from compress.steps.prune.likely_tokens import fewest, likeliest, places_needed, upper_bound
 
 
 def domains(tokens: int = 20_000, width: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -66,3 +68,11 @@ def test_no_more_stay_than_it_takes(texts: list[list[int]], kept: set[int], brok
 @pytest.mark.parametrize("most", [0, 3])
 def test_a_bound_holds(most: int) -> None:
     assert fewest([9, 9, 0], 0.0, most) == most
+
+
+def test_an_upper_bound_leaves_five_per_cent() -> None:
+    assert upper_bound(0, 50) == pytest.approx(1 - 0.05 ** (1 / 50)), "none of fifty: the closed form"
+    assert upper_bound(5, 5) == 1.0
+    share = upper_bound(3, 40)
+    below = sum(math.comb(40, k) * share**k * (1 - share) ** (40 - k) for k in range(4))
+    assert below == pytest.approx(0.05), "at the bound so few events have a probability of 5 %"
