@@ -189,9 +189,11 @@ def test_in_a_sweep_an_override_that_changes_nothing_is_a_warning() -> None:
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_ends_a_run_with_its_status(name: str, status: int, tmp_path: Path, checkout: Path) -> None:
-    # The pipeline is replaced by a long wait: what is tested is what happens around it.
+    # The pipeline is replaced by a long wait: what is tested is what happens around it. Tests in the background of a
+    # shell ignore SIGINT, and would hand that on.
     code = (
-        "import sys, time; import compress.pipeline as pipeline; from compress.cli.app import main\n"
+        "import signal, sys, time; import compress.pipeline as pipeline; from compress.cli.app import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(job, directory, device):\n"
         "    print('running', flush=True); time.sleep(60)\n"
         "pipeline.run_job = wait\n"
