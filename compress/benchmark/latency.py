@@ -34,8 +34,8 @@ _WAKE_ONE_MS = 8.0
 _WARM_SECONDS = 0.4
 """How long a variant is warmed up at most when it is given a new shape."""
 
-_CHOICE_MS = 100.0
-"""Milliseconds that each thread count is tried, twice."""
+_TRIED_TURNS = 3
+"""Turns in which each thread count is tried, twice where once leaves doubt."""
 
 _WORTH = 0.97
 """More threads are taken where they need less than this share of the time: else they are noise, and cost others."""
@@ -89,7 +89,7 @@ class Timing:
         """Take in what a worker measured in its turn of a round."""
         found = answer["milliseconds"]
         self.milliseconds += found
-        self.launches[-1].append(float(np.mean(found) if natural else np.median(found)))
+        self.launches[-1].append(_middle(found, natural))
         self.switches = [sum(pair) for pair in zip(self.switches, answer["switches"], strict=True)]
         if answer["joules"] is not None:
             self.joules.append(answer["joules"] / len(found))
@@ -159,7 +159,7 @@ def time_variants(
     """
     with progress_of("latency", config.launches * len(shapes), "launches × shapes") as progress:
         with _launched(variants, cores) as workers:
-            timings = [_chosen_threads(workers, texts.asked(shape), config, cores, same or {}) for shape in shapes]
+            timings = [_chosen_threads(workers, texts.asked(shape), config, cores, same) for shape in shapes]
         for launch in range(config.launches):
             with _launched(variants, cores, backwards=launch % 2 == 1) as workers:
                 for shape, found in zip(shapes, timings, strict=True):
@@ -201,23 +201,36 @@ def _launch(workers: Workers, asked: Mapping[str, Any], natural: bool, timings: 
             number += 1
 
 
+def _middle(milliseconds: Sequence[float], natural: bool) -> float:
+    """Return a turn's figure: the median of equal runs, the mean of texts of many lengths."""
+    return float(np.mean(milliseconds) if natural else np.median(milliseconds))
+
+
 def _even(rounds: float) -> int:
     return 2 * math.ceil(rounds / 2)
 
 
 def _turns(medians: Mapping[str, float], timings: Timings, natural: bool) -> Callable[[str, int], dict[str, Any]]:
     """Return what is asked of a variant in its turn of a round: how many runs, after how long a warm-up."""
-    repeats = {name: int(np.clip(round(_TURN_MS / median), 1, 60)) for name, median in medians.items()}
+    repeats = {name: _repeats(median) for name, median in medians.items()}
     if natural:  # the same texts for all in a round, as many as the slowest does in its turn
         repeats = dict.fromkeys(repeats, max(2, min(repeats.values())))
         done = next(iter(timings.values())).rounds
 
     def turn(name: str, number: int) -> dict[str, Any]:
-        warm = _WAKE_MS if timings[name].threads > 1 else _WAKE_ONE_MS
+        warm = _wake(timings[name].threads)
         first = (done + number) * repeats[name] if natural else 0
         return {"repeats": repeats[name], "warm_ms": warm, "first": first}
 
     return turn
+
+
+def _repeats(milliseconds: float) -> int:
+    return int(np.clip(round(_TURN_MS / milliseconds), 1, 60))
+
+
+def _wake(threads: int) -> float:
+    return _WAKE_MS if threads > 1 else _WAKE_ONE_MS
 
 
 def _enough(timings: Iterable[Timings], baseline: str, config: Benchmark) -> bool:
@@ -248,7 +261,7 @@ def _chosen_threads(
     asked: Mapping[str, Any],
     config: Benchmark,
     cores: int,
-    same: Mapping[str, str],
+    same: Mapping[str, str] | None,
 ) -> Timings:
     """Return a timing per variant with the thread count at which it is faster.
 
@@ -256,31 +269,39 @@ def _chosen_threads(
     """
     if config.threads is not None:
         return {name: Timing(config.threads) for name in workers}
-    choices = sorted({1, cores})
-    tried: dict[str, dict[int, float]] = {}
-    for name, worker in workers.items():
-        artifact = same.get(name, name)
-        if artifact not in tried:
-            tried[artifact] = _tried_threads(worker, asked, choices)
-    return {name: Timing(_best(tried[same.get(name, name)]), dict(tried[same.get(name, name)])) for name in workers}
+    artifacts = {name: (same or {}).get(name, name) for name in workers}
+    first = {artifact: workers[name] for name, artifact in reversed(artifacts.items())}
+    tried = _tried_threads(first, asked, sorted({1, cores}))
+    return {name: Timing(_best(tried[artifact]), dict(tried[artifact])) for name, artifact in artifacts.items()}
 
 
-def _tried_threads(worker: WorkerProcess, asked: Mapping[str, Any], choices: Sequence[int]) -> dict[int, float]:
-    """Return the median milliseconds of each thread count, tried in turns, twice where once leaves doubt."""
+def _tried_threads(workers: Workers, asked: Mapping[str, Any], choices: Sequence[int]) -> dict[str, dict[int, float]]:
+    """Return the milliseconds of each variant with each thread count.
+
+    Turns are taken as they will be when it counts, each after the others' and a wake-up: what runs without a pause may
+    take two thirds of the time with two threads that it then takes.
+    """
     if len(choices) == 1:
-        return {}
-    medians = dict.fromkeys(choices, float("inf"))
-    for _ in range(2):
-        for threads in choices:
-            worker.ask("shape", **asked, threads=threads)
-            worker.ask("warm", seconds=_WARM_SECONDS / 2)
-            once = float(worker.ask("time", repeats=1)["milliseconds"][0])
-            repeats = int(np.clip(_CHOICE_MS / once, 2, 60))
-            found = float(np.median(worker.ask("time", repeats=repeats)["milliseconds"]))
-            medians[threads] = min(medians[threads], found)
-        if min(medians.values()) < _CLEAR * max(medians.values()):
-            break
-    return medians
+        return {name: {} for name in workers}
+    turns: dict[str, dict[int, list[float]]] = {name: {threads: [] for threads in choices} for name in workers}
+    repeats: dict[str, int] = {}
+    doubtful = dict(workers)
+    for order in (choices, choices[::-1]):
+        for threads in order:
+            for name, worker in doubtful.items():
+                worker.ask("shape", **asked, threads=threads)
+                repeats.setdefault(name, _repeats(worker.ask("warm", seconds=_WARM_SECONDS / 2)["milliseconds"]))
+            for _ in range(_TRIED_TURNS):
+                for name, worker in doubtful.items():
+                    answer = worker.ask("time", repeats=repeats[name], warm_ms=_wake(threads))
+                    turns[name][threads].append(_middle(answer["milliseconds"], asked["sequence"] is None))
+        tried = {name: {threads: float(np.median(turns[name][threads])) for threads in choices} for name in workers}
+        doubtful = {
+            name: worker
+            for name, worker in workers.items()
+            if min(tried[name].values()) >= _CLEAR * max(tried[name].values())
+        }
+    return tried
 
 
 def _best(tried: Mapping[int, float]) -> int:

@@ -232,7 +232,7 @@ def macs_of_onnx(model: onnx.ModelProto, batch: int, sequence: int) -> int:
         for dimension, size in zip(value.type.tensor_type.shape.dim, (batch, sequence), strict=False):
             dimension.dim_value = size
     del fixed.graph.value_info[:]
-    _unpack_blocks(fixed)
+    _write_plainly(fixed)
     try:
         shaped = _symbolic(fixed)
     except Exception:  # the symbolic pass knows more operators, the plain one never fails on them
@@ -254,8 +254,8 @@ def macs_of_onnx(model: onnx.ModelProto, batch: int, sequence: int) -> int:
     return total
 
 
-def _unpack_blocks(model: onnx.ModelProto) -> None:
-    """Put plain products and lookups in the place of those that read weights in blocks, for their shapes; in place.
+def _write_plainly(model: onnx.ModelProto) -> None:
+    """Put plain products and lookups in the place of the runtime's own, for their shapes; in place.
 
     The shape inference does not know them, nor then what follows. Weights become inputs, which hold no numbers.
     """
@@ -277,6 +277,10 @@ def _unpack_blocks(model: onnx.ModelProto) -> None:
                 width * (1 if stored[node.input[0]].data_type != TensorProto.UINT8 else 8 // numbers["bits"]),
             ]
             plain = helper.make_node("Gather", [name, node.input[1]], node.output)
+        elif kind == "MatMulIntegerToFloat":
+            shape = list(stored[node.input[1]].dims)
+            nodes.append(helper.make_node("Cast", [node.input[0]], [f"{name}_input"], to=TensorProto.FLOAT))
+            plain = helper.make_node("MatMul", [f"{name}_input", name], node.output)
         else:
             nodes.append(node)
             continue

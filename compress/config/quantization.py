@@ -18,6 +18,11 @@ __all__ = [
     "WeightOnlyQuantization",
 ]
 
+_KERNELS = (
+    "fused: biases inside the integer kernels of ONNX Runtime, bit-equal and faster; qdq: operators of the ONNX "
+    "standard alone, for other runtimes"
+)
+
 
 @dataclass
 class DynamicQuantization:
@@ -65,6 +70,7 @@ class StaticQuantization:
     alpha: float | None = option(None, "migration strength of smooth; null searches it per value", minimum=0, maximum=1)
     embeddings: bool = option(True, "quantize the token embeddings too")
     head: bool = option(False, "quantize the task head too")
+    kernels: str = option("fused", _KERNELS, choices=["fused", "qdq"])
     max_metric_drop: float | None = option(
         0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
     )
@@ -126,6 +132,7 @@ class TrainedQuantization:
     activations: str = option(
         "int8", "for bits=4: what the kernel makes of activations while it multiplies", choices=["float32", "int8"]
     )
+    kernels: str = option("fused", f"for bits=8: {_KERNELS}", choices=["fused", "qdq"])
     embeddings: bool = option(True, "quantize the token embeddings too")
     max_metric_drop: float | None = option(
         0.05, "gate: validation metric that may be lost against the source; null is off", minimum=0
@@ -162,6 +169,7 @@ class MixedQuantization:
     batch_size: int = option(16, "rows per batch of calibration; bounds its memory", minimum=1)
     embeddings: bool = option(True, "quantize the token embeddings too: 8 bits, or 4 where they are not spared")
     head: bool = option(False, "quantize the task head too, if the search does not spare it")
+    kernels: str = option("fused", f"for 8/32: {_KERNELS}", choices=["fused", "qdq"])
 
 
 @dataclass

@@ -4,7 +4,12 @@ from compress.onnx_graph.canonical import canonicalise
 from compress.onnx_graph.files import MODEL_FILE, load_graph, save_graph
 from compress.onnx_graph.names import name_weights
 from compress.onnx_graph.products import Product, products_of
-from compress.onnx_graph.replacing import replace_initializers, replace_nodes
+from compress.onnx_graph.replacing import (
+    RUNTIME_DOMAIN,
+    add_runtime_operators,
+    replace_initializers,
+    replace_nodes,
+)
 from compress.onnx_graph.tables import quantize_tables
 from compress.onnx_graph.weights import (
     block_products,
@@ -16,7 +21,9 @@ from compress.onnx_graph.weights import (
 
 __all__ = [
     "MODEL_FILE",
+    "RUNTIME_DOMAIN",
     "Product",
+    "add_runtime_operators",
     "block_products",
     "canonicalise",
     "dequantized_products",

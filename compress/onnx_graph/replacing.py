@@ -10,7 +10,17 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["refill", "replace_initializers", "replace_nodes"]
+__all__ = ["RUNTIME_DOMAIN", "add_runtime_operators", "refill", "replace_initializers", "replace_nodes"]
+
+RUNTIME_DOMAIN = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
+
+
+def add_runtime_operators(model: onnx.ModelProto) -> None:
+    """Let a graph use ONNX Runtime's own operators, in place."""
+    if not any(entry.domain == RUNTIME_DOMAIN for entry in model.opset_import):
+        entry = model.opset_import.add()
+        entry.domain, entry.version = RUNTIME_DOMAIN, 1
 
 
 def refill(field: Any, items: Iterable[Any]) -> None:

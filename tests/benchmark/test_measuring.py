@@ -79,6 +79,27 @@ def test_equal_artifacts_get_the_threads_of_the_first() -> None:
     assert [timing.threads for timing in found.values()] == [2, 2]
 
 
+class Sleepy(Told):
+    """Two threads that are fast only once they have not paused for long."""
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        answer = super().ask(do, **arguments)
+        if do == "time" and self.threads == 2 and self.asked != id(self):
+            answer["milliseconds"] = [2 * ms for ms in answer["milliseconds"]]
+        if do in ("warm", "time"):
+            Sleepy.asked = id(self)
+        return answer
+
+    asked = 0
+
+
+def test_thread_counts_are_tried_between_the_turns_of_the_others() -> None:
+    workers = {"base": Sleepy({1: 3.0, 2: 2.0}), "other": Sleepy({1: 3.0, 2: 1.0})}
+    found = timed(workers)
+    assert {name: timing.threads for name, timing in found.items()} == {"base": 1, "other": 2}
+    assert found["base"].tried == {1: 3.0, 2: 4.0}
+
+
 def test_a_stated_thread_count_is_kept() -> None:
     found = timed({"base": Told({1: 9.0, 2: 5.0})}, threads=1)
     assert found["base"].threads == 1

@@ -55,6 +55,35 @@ def test_every_product_runs_in_an_integer_kernel_and_logits_stay_close(
     assert distance(exported, left) < 0.15
 
 
+def test_fused_kernels_answer_as_standard_operators_do(
+    exported: Any, context: Any, run_step: Any, tmp_path: Path
+) -> None:
+    """The runtime's own operator, which adds the bias, against what the runtime makes of the standard ones."""
+    import onnx
+
+    from compress.benchmark.size import macs_of_onnx
+    from compress.onnx_graph import load_graph
+    from compress.runtime import open_predictor
+    from compress.steps.quantize.executed import executed_graph
+
+    logits, macs, added = {}, {}, {}
+    for kernels in ("fused", "qdq"):
+        left = run_step(StaticStep(), exported, config(kernels=kernels), context, tmp_path / kernels)
+        graph = load_graph(left.path)
+        standard = all(node.domain == "" for node in graph.graph.node)
+        assert standard == (kernels == "qdq")
+        onnx.checker.check_model(graph)
+        with open_predictor(left, threads=1) as predictor:
+            logits[kernels] = predictor.logits(INPUTS)
+        macs[kernels] = macs_of_onnx(graph, 2, 7)
+        ran = executed_graph(left.path).graph.node
+        assert left.manifest.facts["quantize"]["executed"]["integer"] == 2 * 6 + 1
+        added[kernels] = sum(node.op_type in ("Add", "BiasGelu") for node in ran)
+    np.testing.assert_array_equal(logits["fused"], logits["qdq"])
+    assert macs["fused"] == macs["qdq"] == macs_of_onnx(load_graph(exported.path), 2, 7)
+    assert added["qdq"] - added["fused"] == 2 * 6
+
+
 @pytest.mark.slow
 def test_smoothing_alone_changes_nothing(exported: Any, context: Any) -> None:
     import onnxruntime

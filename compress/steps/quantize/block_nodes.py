@@ -19,8 +19,6 @@ __all__ = ["place_blocks", "place_tables"]
 _INT8_ACTIVATIONS = 4
 """``accuracy_level`` of MatMulNBits that multiplies integers, activations quantized block by block."""
 
-DOMAIN = "com.microsoft"
-
 
 def place_blocks(graph: onnx.ModelProto, placed: Sequence[tuple[Product, Blocks]], activations: str) -> None:
     """Put ``MatMulNBits`` in the place of products, in place.
@@ -36,6 +34,8 @@ def place_blocks(graph: onnx.ModelProto, placed: Sequence[tuple[Product, Blocks]
     """
     from onnx import helper
 
+    from compress.onnx_graph import RUNTIME_DOMAIN
+
     values: dict[str, np.ndarray] = {}
     instead: dict[str, onnx.NodeProto] = {}
     for product, blocks in placed:
@@ -48,7 +48,7 @@ def place_blocks(graph: onnx.ModelProto, placed: Sequence[tuple[Product, Blocks]
             inputs,
             [product.node.output[0]],
             product.name,
-            domain=DOMAIN,
+            domain=RUNTIME_DOMAIN,
             K=width,
             N=out,
             bits=blocks.bits,
@@ -76,6 +76,7 @@ def place_tables(graph: onnx.ModelProto, bits: int, size: int, symmetric: bool) 
     """
     from onnx import helper
 
+    from compress.onnx_graph import RUNTIME_DOMAIN
     from compress.onnx_graph.tables import lookups_of
 
     values: dict[str, np.ndarray] = {}
@@ -90,7 +91,7 @@ def place_tables(graph: onnx.ModelProto, bits: int, size: int, symmetric: bool) 
                 [codes, node.input[1], *others],
                 list(node.output),
                 node.name,
-                domain=DOMAIN,
+                domain=RUNTIME_DOMAIN,
                 bits=blocks.bits,
                 block_size=size,
                 gather_axis=0,
@@ -113,10 +114,8 @@ def _stored(values: dict[str, np.ndarray], name: str, blocks: Blocks, codes: np.
 
 
 def _replace(graph: onnx.ModelProto, instead: Mapping[str, onnx.NodeProto], values: Mapping[str, np.ndarray]) -> None:
-    from compress.onnx_graph import replace_initializers, replace_nodes
+    from compress.onnx_graph import add_runtime_operators, replace_initializers, replace_nodes
 
     replace_nodes(graph, [instead.get(node.output[0], node) for node in graph.graph.node])
-    if not any(entry.domain == DOMAIN for entry in graph.opset_import):
-        entry = graph.opset_import.add()
-        entry.domain, entry.version = DOMAIN, 1
+    add_runtime_operators(graph)
     replace_initializers(graph, values)

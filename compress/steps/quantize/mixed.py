@@ -68,7 +68,7 @@ class MixedStep(GraphQuantization[MixedQuantization]):
         """Refuse a quantized source and a block size that no kernel has."""
         super().check(config, source)
         check_block_size(config.block_size)
-        unread = ["block_size"] if config.bits == "8/32" else ["calibration", "percentile"]
+        unread = ["block_size"] if config.bits == "8/32" else ["calibration", "percentile", "kernels"]
         refuse_unread(config, unread, f"with bits={config.bits}")
         if config.calibration != "percentile":
             refuse_unread(config, ["percentile"], f"with calibration={config.calibration}")
@@ -113,7 +113,7 @@ class MixedStep(GraphQuantization[MixedQuantization]):
             )
             bits = 7 if self.resolve(config)["reduce_range"] else 8
             prepared = prepare(graph, static, calibration, context, bits=bits, without=head)
-            build = partial(_integers, graph, prepared)
+            build = partial(_integers, graph, prepared, config.kernels)
         else:
             sums: Mapping[str, np.ndarray] = {}
             if config.rounding == "gptq":
@@ -186,13 +186,15 @@ def _allowed(config: MixedQuantization) -> float:
     return DEFAULT_DROP if config.max_metric_drop is None else config.max_metric_drop
 
 
-def _integers(graph: onnx.ModelProto, prepared: Prepared, low: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
+def _integers(
+    graph: onnx.ModelProto, prepared: Prepared, kernels: str, low: Sequence[str]
+) -> tuple[onnx.ModelProto, list[str]]:
     """Return a copy of a graph with the parts `low` as INT8, and its integer tables."""
     from compress.onnx_graph import canonicalise, quantize_tables
 
     copy = _copied(graph)
     if len(low) > (EMBEDDINGS in low):
-        prepared.place(copy, low)
+        prepared.place(copy, kernels, low)
     tables = quantize_tables(copy, per_row=True) if EMBEDDINGS in low else []
     canonicalise(copy)
     return copy, tables

@@ -41,12 +41,13 @@ class Placed:
     bias: np.ndarray | None = None
 
 
-def place(graph: onnx.ModelProto, placed: Sequence[Placed]) -> None:
+def place(graph: onnx.ModelProto, placed: Sequence[Placed], kernels: str) -> None:
     """Quantize inputs and weights of products, in place.
 
     The input of a product passes ``QuantizeLinear`` and ``DequantizeLinear`` once, however many products read it
-    with one encoding; its output stays float, so that the runtime multiplies integers, scales and adds the bias in one
-    kernel (``MatMulIntegerToFloat``) and norms, GELU, softmax and residuals run as in the fp32 graph.
+    with one encoding; its output stays float, so that the runtime multiplies integers and scales in one kernel
+    (``MatMulIntegerToFloat``) and norms, GELU, softmax and residuals run as in the fp32 graph. That kernel adds a bias
+    too, but the runtime gives it none where it makes it of standard operators; ``fused`` writes it down as it will run.
 
     Parameters
     ----------
@@ -54,52 +55,52 @@ def place(graph: onnx.ModelProto, placed: Sequence[Placed]) -> None:
         Changed.
     placed : sequence of Placed
         All of the products to quantize; those that read one value share one encoding.
+    kernels : str
+        ``fused`` puts ``MatMulIntegerToFloat`` of the operator set ``com.microsoft``, which the graph gains, in the
+        place of a product and the bias after it; ``qdq`` keeps to standard operators.
     """
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
-    from compress.onnx_graph import replace_initializers, replace_nodes
+    from compress.onnx_graph import add_runtime_operators, replace_initializers, replace_nodes
 
     flat = _two_dimensional(graph, [one.product.input for one in placed])
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer if len(tensor.dims) == 1}
     adds = {name: node for node in graph.graph.node if node.op_type == "Add" for name in node.input}
     values: dict[str, np.ndarray] = {}
-    before: dict[str, list[onnx.NodeProto]] = {}
-    codes: dict[str, str] = {}
+    instead: dict[str, list[onnx.NodeProto]] = {}
     gone: set[str] = set()
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer if len(tensor.dims) == 1}
+    coded: set[str] = set()
+    floats: set[str] = set()
     for one in placed:
-        product, name = one.product, one.product.name
-        if product.input not in codes:
-            codes[product.input] = f"{product.input}_dequantized"
-            before[name] = _coded(one, values)
-        matrix = f"{name}.weight"
-        values[f"{matrix}_quantized"] = one.weight.values
-        values[f"{matrix}_scale"] = one.weight.scales if one.weight.scales.size > 1 else one.weight.scales.reshape(())
-        values[f"{matrix}_zero"] = np.zeros_like(values[f"{matrix}_scale"], dtype=np.int8)
-        axis: dict[str, Any] = {"axis": 1} if one.weight.scales.size > 1 else {}
-        before.setdefault(name, []).append(
-            helper.make_node(
-                "DequantizeLinear",
-                [f"{matrix}_quantized", f"{matrix}_scale", f"{matrix}_zero"],
-                [f"{matrix}_dequantized"],
-                f"{name}_weight",
-                **axis,
-            )
-        )
-        product.node.input[0] = codes[product.input]
-        product.node.input[1] = f"{matrix}_dequantized"
+        product = one.product
         if one.bias is not None and product.bias is not None:
             values[product.bias] = one.bias.astype(np.float32)
-        if product.bias is not None and product.input in flat:
-            before[name].extend(_gemm(one, stored[product.bias], adds[product.bias].output[0], values))
-            gone |= {product.node.output[0], adds[product.bias].output[0]}
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.graph.node:
-        if node.op_type == "MatMul":
-            nodes.extend(before.get(node.name, ()))
-        if node.output[0] not in gone:
-            nodes.append(node)
-    replace_nodes(graph, nodes)
+        nodes = instead[product.node.output[0]] = []
+        if product.input not in coded:
+            nodes.append(_quantize_input(one, values))
+            coded.add(product.input)
+        _store_weight(one, values)
+        add = adds[product.bias] if product.bias is not None else None
+        if add is not None and kernels == "fused" and product.input not in flat:
+            nodes.append(_integer_product(one, add.output[0]))
+            gone.add(add.output[0])
+            continue
+        if product.input not in floats:
+            nodes.append(_dequantize_input(product.input))
+            floats.add(product.input)
+        nodes.append(_dequantize_weight(one))
+        if add is not None and product.input in flat:
+            nodes.extend(_gemm(one, stored[str(product.bias)], add.output[0], values))
+            gone.add(add.output[0])
+        else:
+            nodes.append(_float_product(one))
+    replace_nodes(
+        graph,
+        [new for node in graph.graph.node if node.output[0] not in gone for new in instead.get(node.output[0], [node])],
+    )
     replace_initializers(graph, values)
+    if any(node.op_type == "MatMulIntegerToFloat" for nodes in instead.values() for node in nodes):
+        add_runtime_operators(graph)
 
 
 def _two_dimensional(graph: onnx.ModelProto, names: Sequence[str]) -> set[str]:
@@ -138,15 +139,68 @@ def _gemm(one: Placed, bias: np.ndarray, output: str, values: dict[str, np.ndarr
     ]
 
 
-def _coded(one: Placed, values: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
-    """Return the nodes that quantize an input, and what they read."""
+def _code_of(name: str) -> list[str]:
+    """Return the names of the scale and the zero point of a value."""
+    return [f"{name}_scale", f"{name}_zero"]
+
+
+def _quantize_input(one: Placed, values: dict[str, np.ndarray]) -> onnx.NodeProto:
+    """Return the node that quantizes an input, and add what it reads."""
     from onnx import helper
 
     name = one.product.input
-    values[f"{name}_scale"] = np.asarray(one.encoding.scale, dtype=np.float32)
-    values[f"{name}_zero"] = np.asarray(one.encoding.zero, dtype=np.uint8)
-    code, quantized = [f"{name}_scale", f"{name}_zero"], f"{name}_quantized"
-    return [
-        helper.make_node("QuantizeLinear", [name, *code], [quantized], f"{name}_quantize"),
-        helper.make_node("DequantizeLinear", [quantized, *code], [f"{name}_dequantized"], f"{name}_dequantize"),
+    scale, zero = _code_of(name)
+    values[scale] = np.asarray(one.encoding.scale, dtype=np.float32)
+    values[zero] = np.asarray(one.encoding.zero, dtype=np.uint8)
+    return helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}_quantized"], f"{name}_quantize")
+
+
+def _dequantize_input(name: str) -> onnx.NodeProto:
+    from onnx import helper
+
+    inputs = [f"{name}_quantized", *_code_of(name)]
+    return helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantized"], f"{name}_dequantize")
+
+
+def _store_weight(one: Placed, values: dict[str, np.ndarray]) -> None:
+    matrix = f"{one.product.name}.weight"
+    scale, zero = _code_of(matrix)
+    values[f"{matrix}_quantized"] = one.weight.values
+    values[scale] = one.weight.scales if one.weight.scales.size > 1 else one.weight.scales.reshape(())
+    values[zero] = np.zeros_like(values[scale], dtype=np.int8)
+
+
+def _dequantize_weight(one: Placed) -> onnx.NodeProto:
+    from onnx import helper
+
+    matrix = f"{one.product.name}.weight"
+    axis: dict[str, Any] = {"axis": 1} if one.weight.scales.size > 1 else {}
+    inputs = [f"{matrix}_quantized", *_code_of(matrix)]
+    return helper.make_node("DequantizeLinear", inputs, [f"{matrix}_dequantized"], f"{one.product.name}_weight", **axis)
+
+
+def _float_product(one: Placed) -> onnx.NodeProto:
+    from onnx import helper
+
+    inputs = [f"{one.product.input}_dequantized", f"{one.product.name}.weight_dequantized"]
+    return helper.make_node("MatMul", inputs, one.product.node.output, one.product.name)
+
+
+def _integer_product(one: Placed, output: str) -> onnx.NodeProto:
+    """Return the kernel that multiplies integers, scales, and adds the bias, in the place of ``MatMul`` and ``Add``.
+
+    https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulIntegerToFloat
+    """
+    from onnx import helper
+
+    from compress.onnx_graph import RUNTIME_DOMAIN
+
+    source, matrix = one.product.input, f"{one.product.name}.weight"
+    pairs = zip(_code_of(source), _code_of(matrix), strict=True)
+    inputs = [
+        f"{source}_quantized",
+        f"{matrix}_quantized",
+        *(name for pair in pairs for name in pair),
+        str(one.product.bias),
     ]
+    return helper.make_node("MatMulIntegerToFloat", inputs, [output], one.product.name, domain=RUNTIME_DOMAIN)

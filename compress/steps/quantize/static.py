@@ -79,7 +79,7 @@ class StaticStep(GraphQuantization[StaticQuantization]):
             "reduce_range": reduce_range,
         }
         prepared = prepare(graph, config, calibration, context, bits=7 if reduce_range else 8, without=head)
-        prepared.place(graph)
+        prepared.place(graph, config.kernels)
         facts |= prepared.facts
         tables = quantize_tables(graph, per_row=config.per_channel) if config.embeddings else []
         canonicalise(graph)
@@ -104,15 +104,16 @@ class Prepared:
     without: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def place(self, graph: onnx.ModelProto, only: Collection[str] | None = None) -> None:
-        """Quantize products of the graph that this was prepared on, or of a copy, in place; by default all of them."""
+    def place(self, graph: onnx.ModelProto, kernels: str, only: Collection[str] | None = None) -> None:
+        """Quantize products of the graph that this was prepared on, or of a copy, in place; by default all of them.
+
+        `kernels` is as in `compress.steps.quantize.placement.place`.
+        """
         from compress.onnx_graph import products_of
 
         wanted = self.parts.keys() if only is None else self.parts.keys() & set(only)
-        place(
-            graph,
-            [Placed(one, *self.parts[one.name]) for one in products_of(graph, self.without) if one.name in wanted],
-        )
+        placed = [Placed(one, *self.parts[one.name]) for one in products_of(graph, self.without) if one.name in wanted]
+        place(graph, placed, kernels)
 
 
 def prepare(

@@ -219,8 +219,7 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
         super().check(config, source)
         if source.grid_bits is not None and (refusal := _other_bits(source.grid_bits, config)):
             raise ConfigError(f"quantize: {refusal}")
-        if config.bits == "8":
-            refuse_unread(config, ["activations"], "with bits=8")
+        refuse_unread(config, ["activations" if config.bits == "8" else "kernels"], f"with bits={config.bits}")
 
     def cautions(self, config: TrainedQuantization, device: str) -> Sequence[str]:
         """Return what the kernels do not save here."""
@@ -259,7 +258,7 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
             of_blocks = [(product, _blocks_on_grid(product, entries, size, context)) for product, entries in found]
             place_blocks(graph, of_blocks, config.activations)
         else:
-            place(graph, [_placed(product, entries, bits, context) for product, entries in found])
+            place(graph, [_placed(product, entries, bits, context) for product, entries in found], config.kernels)
             if config.embeddings:
                 tables = quantize_tables(graph, per_row=True)
         canonicalise(graph)
