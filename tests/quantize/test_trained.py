@@ -42,6 +42,35 @@ def test_a_fake_weight_is_on_its_grid_and_passes_gradients() -> None:
     assert fake.power.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("shape", [(), (6, 1), (6, 1, 1)], ids=str)
+def test_gradients_are_those_of_the_straight_through_expression(shape: tuple[int, ...]) -> None:
+    import torch
+
+    from compress.steps.quantize.fake import _rounded
+
+    torch.manual_seed(0)
+    x = 2 * torch.randn((6, 4, 5)[: max(2, len(shape))], dtype=torch.float64)
+    step = torch.rand(shape, dtype=torch.float64) / 2 + 0.1
+    low, high = (torch.full_like(step, end) if len(shape) == 3 else end for end in (-5, 6))
+    direction, found = torch.randn_like(x), []
+    for rounded in (_rounded, _expression):
+        one, two = x.clone().requires_grad_(), step.clone().requires_grad_()
+        value = rounded(one, two, low, high)
+        (value * direction).sum().backward()
+        found.append((value.detach(), one.grad, two.grad))
+    for mine, reference in zip(*found, strict=True):
+        torch.testing.assert_close(mine, reference)
+    assert (x / step < -5).any()
+    assert (x / step > 6).any()
+
+
+def _expression(x: Any, step: Any, low: Any, high: Any) -> Any:
+    import torch
+
+    scaled = torch.clamp(x / step, low, high)
+    return (scaled + (torch.round(scaled) - scaled).detach()) * step
+
+
 @pytest.fixture(scope="module")
 def aware(source: Any, run_step: Any, context_in: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("aware")

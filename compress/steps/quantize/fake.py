@@ -262,10 +262,33 @@ def _inputs(
             handle.remove()
 
 
+class _Rounding(torch.autograd.Function):
+    """``s round(clip(x / s, low, high))``, its gradient as if nothing were rounded (arXiv 1902.08153, equation 3).
+
+    One function and not an expression of six: both ways are then half the passes over memory, which is what they cost.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, step: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
+        scaled = x / step
+        levels = scaled.clamp(low, high).round_()
+        ctx.save_for_backward(scaled, levels, step)
+        ctx.range = low, high
+        return levels * step
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        (gradient,) = gradients
+        scaled, levels, step = ctx.saved_tensors
+        low, high = ctx.range
+        inside = (scaled >= low).logical_and_(scaled <= high).to(scaled.dtype)
+        of_step = torch.addcmul(levels, scaled, inside, value=-1).mul_(gradient)
+        return gradient * inside, of_step.sum_to_size(step.shape), None, None
+
+
 def _rounded(x: torch.Tensor, step: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
-    scaled = torch.clamp(x / step, low, high)
-    levels = scaled + (torch.round(scaled) - scaled).detach()
-    return levels * step
+    found: torch.Tensor = _Rounding.apply(x, step, low, high)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _before(shared: FakeInput) -> Any:
