@@ -121,6 +121,7 @@ class QuantizationAwareTraining(Taught):
     )
     percentile: float = option(99.999, "per cent of an activation's numbers that stay inside", above=50, maximum=100)
     calibration_rows: int = option(256, "training rows that are looked at before training", minimum=1)
+    embeddings: bool = option(True, "round the token embeddings too, as quantize=trained stores them")
     head: bool = option(False, "quantize the task head too")
 
 

@@ -21,7 +21,7 @@ from compress.steps.simplify.step import SimplifyStep
 AWARE = QuantizationAwareTraining(epochs=1, batch_size=4, calibration_rows=12, learning_rate=1e-3)
 TRAINED = TrainedQuantization(max_metric_drop=None)
 BLOCKS = QuantizationAwareTraining(bits="4", block_size=16, epochs=1, batch_size=4, learning_rate=1e-3)
-OF_BLOCKS = TrainedQuantization(bits="4", activations="float32", embeddings=False, max_metric_drop=None)
+OF_BLOCKS = TrainedQuantization(bits="4", activations="float32", max_metric_drop=None)
 
 
 def test_a_fake_weight_is_on_its_grid_and_passes_gradients() -> None:
@@ -86,6 +86,7 @@ def test_the_graph_computes_what_training_saw(
     import torch
 
     from compress.models.torch_io import load_model
+    from compress.onnx_graph.tables import quantize_rows
     from compress.runtime import open_predictor
     from compress.steps.quantize.ranges import Encoding
 
@@ -93,9 +94,7 @@ def test_the_graph_computes_what_training_saw(
     assert (exported.path / ENCODINGS_FILE).is_file()
     if simplify:
         exported = run_step(SimplifyStep(), exported, Simplify(check_rows=4), context, tmp_path / "simple")
-    left = run_step(
-        TrainedStep(), exported, TrainedQuantization(embeddings=False, max_metric_drop=None), context, tmp_path / "int8"
-    )
+    left = run_step(TrainedStep(), exported, TRAINED, context, tmp_path / "int8")
     facts = left.manifest.facts["quantize"]
     assert (
         facts["executed"]["integer"] == facts["trained"] == (2 * 4 + 2 if simplify else 2 * 6 + 1)
@@ -103,6 +102,8 @@ def test_the_graph_computes_what_training_saw(
     assert facts["executed"]["float"] == 1
 
     model = load_model(aware)
+    codes, scales = quantize_rows(model.bert.embeddings.word_embeddings.weight.detach().numpy(), per_row=True)
+    model.bert.embeddings.word_embeddings.weight.data = torch.from_numpy(codes * scales)
     products = json.loads((aware.path / ENCODINGS_FILE).read_text())["products"]
     assert len(products) == 2 * 6 + 1
 
@@ -148,6 +149,44 @@ def test_fake_blocks_begin_at_round_to_nearest_and_are_left_on_their_grid(width:
     assert np.abs(linear.weight.detach().numpy() - expected.floats()).max() < 1e-6
 
 
+@pytest.mark.parametrize(("bits", "width"), [(4, 32), (4, 33), (8, 32)])
+def test_rows_of_tables_are_rounded_as_they_will_be_stored(bits: int, width: int) -> None:
+    """4 bits in blocks, 8 where the width is odd, 8 bits with a scale per row; gradients reach the rows themselves."""
+    import torch
+
+    from compress.onnx_graph.tables import quantize_rows
+    from compress.steps.quantize.blocks import nearest
+    from compress.steps.quantize.fake import wrap_tables
+
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(20, width)
+    before, ids = table.weight.detach().numpy().copy(), torch.tensor([[3, 3, 7], [0, 19, 4]])
+    handles = wrap_tables([table], bits, 16)
+    if bits == 4:
+        stored = nearest(before, 8 if width % 2 else 4, 16, symmetric=False).floats()
+    else:
+        codes, scales = quantize_rows(before, per_row=True)
+        stored = codes * scales
+    rows = table(ids)
+    assert np.abs(stored - before).max() > 1e-3
+    assert np.abs(rows.detach().numpy() - stored[ids]).max() < 1e-6
+    rows.sum().backward()
+    assert table.weight.grad is not None
+    assert table.weight.grad[:, 0].tolist() == [ids.flatten().tolist().count(row) for row in range(20)]
+    for handle in handles:
+        handle.remove()
+    assert np.array_equal(table(ids).detach().numpy(), before[ids])
+
+
+def test_embeddings_that_training_did_not_see_rounded_are_told_of(
+    source: Any, context: Any, run_step: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    aware = run_step(QuantizationAwareStep(), source, replace(BLOCKS, embeddings=False), context, tmp_path / "torch")
+    exported = run_step(ExportStep(), aware, Export(check_rows=4), context, tmp_path / "onnx")
+    run_step(TrainedStep(), exported, OF_BLOCKS, context, tmp_path / "int4")
+    assert "training saw token embeddings as floats and embeddings=true" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("simplify", [False, True])
 def test_four_bits_of_the_graph_are_those_that_training_saw(
@@ -157,8 +196,10 @@ def test_four_bits_of_the_graph_are_those_that_training_saw(
 
     from compress.models.torch_io import load_model
     from compress.runtime import open_predictor
+    from compress.steps.quantize.blocks import nearest
 
     aware = run_step(QuantizationAwareStep(), source, BLOCKS, context, tmp_path / "torch")
+    assert json.loads((aware.path / ENCODINGS_FILE).read_text())["embeddings"] is True
     exported = run_step(ExportStep(), aware, Export(check_rows=4), context, tmp_path / "onnx")
     if simplify:
         exported = run_step(SimplifyStep(), exported, Simplify(check_rows=4), context, tmp_path / "simple")
@@ -168,8 +209,11 @@ def test_four_bits_of_the_graph_are_those_that_training_saw(
     assert facts["executed"]["kernels"]["MatMulNBits"] == facts["trained"]
     ids = np.random.default_rng(0).integers(5, 24, (4, 11))
     inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.ones(4, 11, dtype=torch.int64)}
+    model = load_model(aware)
+    table = model.bert.embeddings.word_embeddings.weight
+    table.data = torch.from_numpy(nearest(table.detach().numpy(), 4, 16, symmetric=False).floats())
     with torch.no_grad():
-        expected = load_model(aware)(**inputs).logits.numpy()
+        expected = model(**inputs).logits.numpy()
     with open_predictor(left, threads=1) as predictor:
         found = predictor.logits({"input_ids": ids})
     assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()

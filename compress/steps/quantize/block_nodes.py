@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.steps.quantize.blocks import Blocks, nearest, packed
+from compress.steps.quantize.blocks import Blocks, of_table, packed
 
 if TYPE_CHECKING:
     import onnx
@@ -66,8 +66,7 @@ def place_tables(graph: onnx.ModelProto, bits: int, size: int, symmetric: bool) 
     graph : onnx.ModelProto
         Changed; gains the operator set ``com.microsoft``.
     bits, size, symmetric
-        As of `nearest`. A table of odd width gets 8 bits: the operator takes a row of packed 4-bit numbers to be of
-        even width.
+        As of `of_table`.
 
     Returns
     -------
@@ -83,7 +82,7 @@ def place_tables(graph: onnx.ModelProto, bits: int, size: int, symmetric: bool) 
     instead: dict[str, onnx.NodeProto] = {}
     tables = lookups_of(graph)
     for table, (weights, nodes) in tables.items():
-        blocks = nearest(weights, 8 if weights.shape[1] % 2 else bits, size, symmetric)
+        blocks = of_table(weights, bits, size, symmetric)
         codes, *others = _stored(values, table, blocks, blocks.codes)
         for node in nodes:
             instead[node.output[0]] = helper.make_node(

@@ -9,7 +9,7 @@ import numpy as np
 from compress.errors import ConfigError
 from compress.steps.quantize.rounding import gptq
 
-__all__ = ["Blocks", "check_block_size", "gptq_blocks", "half_quadratic", "nearest", "packed"]
+__all__ = ["Blocks", "check_block_size", "gptq_blocks", "half_quadratic", "nearest", "of_table", "packed"]
 
 
 def check_block_size(size: int) -> None:
@@ -56,6 +56,14 @@ def nearest(weight: np.ndarray, bits: int, size: int, symmetric: bool) -> Blocks
     scales, zeros = _grid(parts, bits, symmetric)
     codes = _codes(parts, scales, zeros, bits)
     return Blocks(codes.reshape(len(weight), -1)[:, : weight.shape[1]], scales, zeros, bits, size)
+
+
+def of_table(table: np.ndarray, bits: int, size: int, symmetric: bool) -> Blocks:
+    """Quantize the rows ``[rows, width]`` of an embedding table, every number to its nearest level.
+
+    A table of odd width gets 8 bits: ``GatherBlockQuantized`` takes a row of packed 4-bit numbers to be of even width.
+    """
+    return nearest(table, 8 if table.shape[1] % 2 else bits, size, symmetric)
 
 
 def half_quadratic(weight: np.ndarray, bits: int, size: int, rounds: int = 20) -> Blocks:

@@ -13,10 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress.steps.quantize.blocks import nearest
+from compress.onnx_graph.tables import quantize_rows
+from compress.steps.quantize.blocks import nearest, of_table
 from compress.steps.quantize.ranges import Encoding, encoding, find_range
 
-__all__ = ["FakeBlocks", "FakeInput", "FakeWeight", "observe", "unwrap", "unwrap_blocks", "wrap", "wrap_blocks"]
+__all__ = [
+    "FakeBlocks",
+    "FakeInput",
+    "FakeWeight",
+    "observe",
+    "unwrap",
+    "unwrap_blocks",
+    "wrap",
+    "wrap_blocks",
+    "wrap_tables",
+]
 
 _SPEED = 10.0
 
@@ -135,6 +146,37 @@ def unwrap_blocks(linears: Sequence[torch.nn.Linear]) -> list[tuple[np.ndarray, 
         levels = _blocks_of(linear.weight.detach(), fake.size) / steps[..., None]
         found.append((torch.round(levels).abs().amax(dim=-1).int().numpy(), zeros))
     return found
+
+
+def wrap_tables(tables: Sequence[torch.nn.Embedding], bits: int, size: int) -> list[Any]:
+    """Have tables give rows as they will be stored, and pass gradients to the rows as they are, in place.
+
+    A row's grid follows from its numbers, so nothing of it is learned and only the rows of a batch are rounded.
+
+    Parameters
+    ----------
+    tables : sequence of torch.nn.Embedding
+        Of tokens.
+    bits, size : int
+        4 bits in blocks of `size`; else 8 bits, a scale per row.
+
+    Returns
+    -------
+    list
+        Handles whose ``remove`` ends it.
+    """
+
+    def hook(_: Any, __: Any, rows: torch.Tensor) -> torch.Tensor:
+        flat = rows.detach().reshape(-1, rows.shape[-1]).float().cpu().numpy()
+        if bits == 4:
+            rounded = of_table(flat, bits, size, symmetric=False).floats()
+        else:
+            codes, scales = quantize_rows(flat, per_row=True)
+            rounded = codes * scales
+        there = torch.from_numpy(rounded).reshape(rows.shape).to(rows)
+        return rows + (there - rows).detach()
+
+    return [table.register_forward_hook(hook) for table in tables]
 
 
 def _rounding(linear: Any) -> Any:

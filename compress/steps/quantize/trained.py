@@ -109,6 +109,7 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
         from compress.checkpoint import Checkpoint
         from compress.files import canonical_json
         from compress.models.torch_io import load_model, load_tokenizer, save_model
+        from compress.steps.quantize.fake import wrap_tables
         from compress.training import reproducible
         from compress.training.distillation import check_teacher, teach
 
@@ -134,6 +135,7 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
                 leave = _round_blocks(model, groups, config)
             else:
                 leave = _round_integers(model, groups, bits, _batches(tokenizer, config, context), config)
+            tables = wrap_tables(_tables(model), bits, config.block_size) if config.embeddings else []
         lesson = teach(
             model,
             tokenizer,
@@ -152,7 +154,11 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
             description=context.name,
         )
         encodings = leave()
-        (out.path / ENCODINGS_FILE).write_bytes(canonical_json({"bits": bits, **encodings}))
+        for handle in tables:
+            handle.remove()
+        (out.path / ENCODINGS_FILE).write_bytes(
+            canonical_json({"bits": bits, "embeddings": config.embeddings, **encodings})
+        )
         out.facts["truncated"] = lesson.truncated
         out.facts["best_epoch"] = lesson.result.epoch
         out.facts["validation"] = {context.task.metric: lesson.result.metric}
@@ -204,9 +210,8 @@ def _round_blocks(
 
 
 class TrainedStep(GraphQuantization[TrainedQuantization]):
-    """Write the graph of a model that quantization-aware training left: nothing is chosen, nothing is rounded.
-
-    Token embeddings, which training saw as floats, are rounded here.
+    """Write the graph of a model that quantization-aware training left: nothing is chosen, and nothing is rounded but
+    the rows of token embeddings, as training saw them.
     """
 
     kind: ClassVar[str] = "quantize/trained"
@@ -241,7 +246,12 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
         from compress.steps.quantize.block_nodes import place_blocks, place_tables
         from compress.steps.quantize.placement import place
 
-        bits, size, known = _encodings(source.path, context)
+        bits, size, embeddings, known = _encodings(source.path, context)
+        if embeddings != config.embeddings:
+            log.warning(
+                "%s: training saw token embeddings %s and embeddings=%s; set both alike, or accept what it costs",
+                *(context.name, "rounded" if embeddings else "as floats", str(config.embeddings).lower()),
+            )
         if refusal := _other_bits(bits, config):
             raise StepError(f"step {context.name}: {refusal}")
         found = [
@@ -309,6 +319,19 @@ def _products(model: Any, *, head: bool) -> list[list[str]]:
     return list(groups.values())
 
 
+def _tables(model: Any) -> list[Any]:
+    """Return the tables of token embeddings that are large enough to be quantized."""
+    import torch
+
+    from compress.onnx_graph.tables import SMALLEST_TABLE
+
+    return [
+        module
+        for module in model.get_input_embeddings().modules()
+        if isinstance(module, torch.nn.Embedding) and module.weight.numel() >= SMALLEST_TABLE
+    ]
+
+
 def _batches(tokenizer: Any, config: QuantizationAwareTraining, context: Context) -> list[Any]:
     from compress.tasks.padding import padding_of
     from compress.training.batches import Collator, sorted_batches
@@ -318,8 +341,8 @@ def _batches(tokenizer: Any, config: QuantizationAwareTraining, context: Context
     return [collate(rows) for rows in sorted_batches(features.lengths, 16)]
 
 
-def _encodings(directory: Path, context: Context) -> tuple[int, int, dict[str, Any]]:
-    """Return the bits, the size of a block (0 without), and an entry per product."""
+def _encodings(directory: Path, context: Context) -> tuple[int, int, bool, dict[str, Any]]:
+    """Return the bits, the size of a block (0 without), whether token embeddings were rounded, an entry per product."""
     path = directory / ENCODINGS_FILE
     if not path.is_file():
         raise StepError(
@@ -328,7 +351,12 @@ def _encodings(directory: Path, context: Context) -> tuple[int, int, dict[str, A
             f"use quantize=static"
         )
     content = json.loads(path.read_text(encoding="utf-8"))
-    return int(content["bits"]), int(content.get("block_size", 0)), dict(content["products"])
+    return (
+        int(content["bits"]),
+        int(content.get("block_size", 0)),
+        bool(content.get("embeddings", False)),
+        dict(content["products"]),
+    )
 
 
 def _entries(name: str, known: Mapping[str, Any]) -> list[Any] | None:
