@@ -89,11 +89,11 @@ LINES = [
         "'model' is no step; allowed: finetune, prune, vocabulary, distill, export, simplify, quantize",
     ),
     ("recipe=int8 distill.temperature=3", "distill.temperature=3: distill is not among the steps"),
-    ("recipe=int8 distill=default", "distill is not among the steps (finetune, export, quantize)"),
+    ("recipe=int8 distill=default", "distill is not among the steps (finetune, export, simplify, quantize)"),
     ("recipe=distill export.opset=19", "export.opset=19: export is not among the steps"),
     ("+distill@second=default", "second is not among the steps"),
     ("force=[distil]", "force=distil: not one of the steps; did you mean distill?"),
-    ("recipe=int8 until=distill", "until=distill: not one of the steps; allowed: finetune, export, quantize"),
+    ("recipe=int8 until=distill", "until=distill: not one of the steps; allowed: finetune, export, simplify, quantize"),
     # the line itself
     ("recipe", "'recipe' is no override; write key=value"),
     ("=3", "names no key"),

@@ -43,7 +43,7 @@ def test_the_main_recipe_is_typed() -> None:
     job = compose_job(
         "distill_int8", ["distill.temperature=4", "budget.min_speedup=2", "force=[quantize]", "threads=2"]
     )
-    assert list(job.steps) == ["finetune", "distill", "export", "quantize"]
+    assert list(job.steps) == ["finetune", "distill", "export", "simplify", "quantize"]
     assert isinstance(job.steps["distill"], schemas.Distill)
     assert job.steps["distill"].temperature == 4.0
     assert isinstance(job.steps["distill"].student, schemas.Student)

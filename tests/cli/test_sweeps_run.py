@@ -90,14 +90,14 @@ def test_a_sweep_measures_its_jobs_together_against_one_baseline(grid: tuple[Pat
     assert records[0]["group"] == records[1]["group"]
     assert records[0]["group"]["baseline_run"] == "0"
     for found in records:
-        assert list(found["variants"]) == ["finetune", "distill", "export", "quantize"]
+        assert list(found["variants"]) == ["finetune", "distill", "export", "simplify", "quantize"]
         assert found["baseline"] == "finetune"
         assert found["comparison"] == found["comparisons"]["quantize"]
     # Measured once, so its figures are the same to the last digit.
-    for name in ("finetune", "distill", "export"):
+    for name in ("finetune", "distill", "export", "simplify"):
         assert records[0]["variants"][name] == records[1]["variants"][name]
     assert records[0]["variants"]["quantize"] != records[1]["variants"]["quantize"]
-    assert [step["cached"] for step in records[1]["steps"]] == [True, True, True, False]
+    assert [step["cached"] for step in records[1]["steps"]] == [True, True, True, True, False]
     for name in ("0", "1"):
         assert status(sweep / name)["status"] == "done"
         assert {"report.md", "report.html", "artifact", "record.json"} <= {f.name for f in (sweep / name).iterdir()}
@@ -135,7 +135,7 @@ def test_a_job_measured_later_keeps_the_group_s_baseline(grid: tuple[Path, Path]
     later = record(sweep / "1")
     assert later["group"] == record(sweep / "0")["group"]
     assert later["baseline"] == "baseline"
-    assert list(later["variants"]) == ["baseline", "finetune", "distill", "export", "quantize"]
+    assert list(later["variants"]) == ["baseline", "finetune", "distill", "export", "simplify", "quantize"]
 
 
 def test_killed_in_the_middle_it_finishes_only_what_is_missing(grid: tuple[Path, Path], tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_two_jobs_at_a_time_give_the_same_checkpoints(grid: tuple[Path, Path], t
     for name in ("0", "1"):
         assert artifact(tmp_path / "sweep" / name) == artifact(one_by_one / name)
     cached = [step["cached"] for name in ("0", "1") for step in record(tmp_path / "sweep" / name)["steps"]]
-    assert cached.count(False) == 5, "a step was run twice"
+    assert cached.count(False) == 6, "a step was run twice"
 
 
 def children(process: subprocess.Popen[Any]) -> list[Any]:

@@ -51,7 +51,7 @@ def test_run_directory_keeps_the_contract(done: tuple[Path, Path]) -> None:
     record = json.loads((run / "record.json").read_text())
     assert record["schema_version"] == 1
     assert record["recipe"] == "distill_int8"
-    assert [step["name"] for step in record["steps"]] == ["finetune", "distill", "export", "quantize"]
+    assert [step["name"] for step in record["steps"]] == ["finetune", "distill", "export", "simplify", "quantize"]
     assert record["baseline"] == "finetune"
     assert record["candidate"] == "quantize"
     for variant in record["variants"].values():
@@ -84,7 +84,7 @@ def test_a_changed_quantization_repeats_only_quantization(done: tuple[Path, Path
     result = run_job(store, tmp_path / "run", "quantize.per_channel=false")
     assert result.returncode == 0, result.stderr[-4000:]
     steps = json.loads((tmp_path / "run" / "record.json").read_text())["steps"]
-    assert [step["cached"] for step in steps] == [True, True, True, False]
+    assert [step["cached"] for step in steps] == [True, True, True, True, False]
 
 
 def test_a_missed_budget_exits_with_3_and_a_complete_run(done: tuple[Path, Path], tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_dry_run_writes_nothing_and_knows_what_is_cached(done: tuple[Path, Path]
     before = sorted(path for path in store.rglob("*"))
     result = run_job(store, tmp_path / "dry", "dry_run=true")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("cached") == 4
+    assert result.stdout.count("cached") == 5
     assert not (tmp_path / "dry").exists()
     assert sorted(path for path in store.rglob("*")) == before
 
