@@ -45,7 +45,7 @@ _BUILT_IN: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         ),
         "quantize/aware": (
             "compress.config.quantization:QuantizationAwareTraining",
-            "compress.steps.quantize.trained",
+            "compress.steps.quantize.aware",
             "QuantizationAwareStep",
         ),
         "quantize/trained": (

@@ -15,7 +15,8 @@ from compress.config.schemas import Export, Simplify
 from compress.errors import ConfigError, StepError
 from compress.steps.base import SourceFacts
 from compress.steps.export import ExportStep
-from compress.steps.quantize.trained import ENCODINGS_FILE, QuantizationAwareStep, TrainedStep
+from compress.steps.quantize.aware import ENCODINGS_FILE, QuantizationAwareStep
+from compress.steps.quantize.trained import TrainedStep
 from compress.steps.simplify.step import SimplifyStep
 
 AWARE = QuantizationAwareTraining(epochs=1, batch_size=4, calibration_rows=12, learning_rate=1e-3)
