@@ -16,7 +16,7 @@ WORDS = (
 )
 
 
-def build_checkpoint(folder: Path) -> Any:
+def build_checkpoint(folder: Path, positions: int = 64) -> Any:
     """Write a torch checkpoint of a two-layer BERT with random weights."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
@@ -34,7 +34,7 @@ def build_checkpoint(folder: Path) -> Any:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         num_labels=3,
         initializer_range=0.4,
     )
@@ -114,6 +114,12 @@ def run(step: Any, source: Any, config: Any, context: Any, folder: Path) -> Any:
         precision=step.after(config, facts).precision,
         **{name: getattr(source.manifest, name) for name in names},
     )
+
+
+@pytest.fixture(scope="session")
+def with_positions(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a torch checkpoint whose table of positions is large enough to be quantized."""
+    return build_checkpoint(tmp_path_factory.mktemp("positions") / "torch", positions=160)
 
 
 @pytest.fixture(scope="session")

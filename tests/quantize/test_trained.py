@@ -179,6 +179,39 @@ def test_rows_of_tables_are_rounded_as_they_will_be_stored(bits: int, width: int
     assert np.array_equal(table(ids).detach().numpy(), before[ids])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("simplify", [False, True])
+def test_a_table_that_training_did_not_see_keeps_8_bits(
+    with_positions: Any, context: Any, run_step: Any, tmp_path: Path, simplify: bool
+) -> None:
+    """Positions, to which simplify adds token types: 4 bits would move a logit by a tenth."""
+    import torch
+
+    from compress.models.torch_io import load_model
+    from compress.onnx_graph import load_graph
+    from compress.runtime import open_predictor
+    from compress.steps.quantize.blocks import nearest
+
+    aware = run_step(QuantizationAwareStep(), with_positions, BLOCKS, context, tmp_path / "torch")
+    exported = run_step(ExportStep(), aware, Export(check_rows=4), context, tmp_path / "onnx")
+    if simplify:
+        exported = run_step(SimplifyStep(), exported, Simplify(check_rows=4), context, tmp_path / "simple")
+    left = run_step(TrainedStep(), exported, OF_BLOCKS, context, tmp_path / "int4")
+    assert left.manifest.facts["quantize"]["integer_tables"] == 2
+    lookups = [node for node in load_graph(left.path).graph.node if node.op_type == "GatherBlockQuantized"]
+    bits = {node.input[0]: entry.i for node in lookups for entry in node.attribute if entry.name == "bits"}
+    assert sorted(bits.values()) == [4, 8]
+    model = load_model(aware)
+    table = model.bert.embeddings.word_embeddings.weight
+    table.data = torch.from_numpy(nearest(table.detach().numpy(), 4, 16, symmetric=False).floats())
+    ids = np.random.default_rng(0).integers(5, 24, (4, 11))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids), torch.ones(4, 11, dtype=torch.int64)).logits.numpy()
+    with open_predictor(left, threads=1) as predictor:
+        found = predictor.logits({"input_ids": ids})
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
 def test_embeddings_that_training_did_not_see_rounded_are_told_of(
     source: Any, context: Any, run_step: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,7 +233,7 @@ def test_four_bits_of_the_graph_are_those_that_training_saw(
     from compress.steps.quantize.blocks import nearest
 
     aware = run_step(QuantizationAwareStep(), source, BLOCKS, context, tmp_path / "torch")
-    assert json.loads((aware.path / ENCODINGS_FILE).read_text())["embeddings"] is True
+    assert json.loads((aware.path / ENCODINGS_FILE).read_text())["tables"] == ["bert.embeddings.word_embeddings"]
     exported = run_step(ExportStep(), aware, Export(check_rows=4), context, tmp_path / "onnx")
     if simplify:
         exported = run_step(SimplifyStep(), exported, Simplify(check_rows=4), context, tmp_path / "simple")

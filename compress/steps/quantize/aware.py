@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["ENCODINGS_FILE", "QuantizationAwareStep"]
 
 ENCODINGS_FILE = "encodings.json"
-"""Beside weights that training left on their grids: levels of each product's weight, the encoding of its input, whether
-training saw the rows of token embeddings rounded."""
+"""Beside weights that training left on their grids: levels of each product's weight, the encoding of its input, the
+embedding tables whose rows it saw rounded."""
 
 
 class QuantizationAwareStep(Step[QuantizationAwareTraining]):
@@ -123,7 +123,8 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
                 leave = _round_blocks(model, groups, config)
             else:
                 leave = _round_integers(model, groups, bits, _batches(tokenizer, config, context), config)
-            tables = wrap_tables(_tables(model), bits, config.block_size) if config.embeddings else []
+            tables = _tables(model) if config.embeddings else {}
+            handles = wrap_tables(list(tables.values()), bits, config.block_size)
         lesson = teach(
             model,
             tokenizer,
@@ -142,11 +143,9 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
             description=context.name,
         )
         encodings = leave()
-        for handle in tables:
+        for handle in handles:
             handle.remove()
-        (out.path / ENCODINGS_FILE).write_bytes(
-            canonical_json({"bits": bits, "embeddings": config.embeddings, **encodings})
-        )
+        (out.path / ENCODINGS_FILE).write_bytes(canonical_json({"bits": bits, "tables": [*tables], **encodings}))
         out.facts["truncated"] = lesson.truncated
         out.facts["best_epoch"] = lesson.result.epoch
         out.facts["validation"] = {context.task.metric: lesson.result.metric}
@@ -218,17 +217,18 @@ def _products(model: Any, *, head: bool) -> list[list[str]]:
     return list(groups.values())
 
 
-def _tables(model: Any) -> list[Any]:
-    """Return the tables of token embeddings that are large enough to be quantized."""
+def _tables(model: Any) -> dict[str, Any]:
+    """Return by name the tables of token embeddings that are large enough to be quantized."""
     import torch
 
     from compress.onnx_graph.tables import SMALLEST_TABLE
 
-    return [
-        module
-        for module in model.get_input_embeddings().modules()
-        if isinstance(module, torch.nn.Embedding) and module.weight.numel() >= SMALLEST_TABLE
-    ]
+    tokens = set(model.get_input_embeddings().modules())
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if module in tokens and isinstance(module, torch.nn.Embedding) and module.weight.numel() >= SMALLEST_TABLE
+    }
 
 
 def _batches(tokenizer: Any, config: QuantizationAwareTraining, context: Context) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,7 +58,9 @@ def place_blocks(graph: onnx.ModelProto, placed: Sequence[tuple[Product, Blocks]
     _replace(graph, instead, values)
 
 
-def place_tables(graph: onnx.ModelProto, bits: int, size: int, symmetric: bool) -> list[str]:
+def place_tables(
+    graph: onnx.ModelProto, bits: int, size: int, symmetric: bool, only: Collection[str] | None = None
+) -> list[str]:
     """Store embedding tables in blocks along their width, each number at its nearest level, in place.
 
     Parameters
@@ -67,6 +69,8 @@ def place_tables(graph: onnx.ModelProto, bits: int, size: int, symmetric: bool) 
         Changed; gains the operator set ``com.microsoft``.
     bits, size, symmetric
         As of `of_table`.
+    only : collection of str, optional
+        Names of the tables to store so; by default all.
 
     Returns
     -------
@@ -80,7 +84,8 @@ def place_tables(graph: onnx.ModelProto, bits: int, size: int, symmetric: bool) 
 
     values: dict[str, np.ndarray] = {}
     instead: dict[str, onnx.NodeProto] = {}
-    tables = lookups_of(graph)
+    found = lookups_of(graph)
+    tables = {name: found[name] for name in found if only is None or name in only}
     for table, (weights, nodes) in tables.items():
         blocks = of_table(weights, bits, size, symmetric)
         codes, *others = _stored(values, table, blocks, blocks.codes)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class TrainedStep(GraphQuantization[TrainedQuantization]):
     """Write the graph of a model that quantization-aware training left: nothing is chosen, and nothing is rounded but
     the rows of embedding tables: those of tokens as training saw them, those of positions for the first time, since
-    ``simplify`` adds token types to them.
+    ``simplify`` adds token types to them, and so at 8 bits.
     """
 
     kind: ClassVar[str] = "quantize/trained"
@@ -71,11 +71,11 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
         from compress.steps.quantize.block_nodes import place_blocks, place_tables
         from compress.steps.quantize.placement import place
 
-        bits, size, embeddings, known = _encodings(source.path, context)
-        if embeddings != config.embeddings:
+        bits, size, seen, known = _encodings(source.path, context)
+        if bool(seen) != config.embeddings:
             log.warning(
                 "%s: training saw token embeddings %s and embeddings=%s; set both alike, or accept what it costs",
-                *(context.name, "rounded" if embeddings else "as floats", str(config.embeddings).lower()),
+                *(context.name, "rounded" if seen else "as floats", str(config.embeddings).lower()),
             )
         if refusal := _other_bits(bits, config):
             raise StepError(f"step {context.name}: {refusal}")
@@ -89,7 +89,8 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
         tables: list[str] = []
         if bits == 4:
             if config.embeddings:
-                tables = place_tables(graph, bits, size, False)
+                tables = place_tables(graph, bits, size, False, only=[f"{name}.weight" for name in seen])
+                tables += place_tables(graph, 8, size, False)
             of_blocks = [(product, _blocks_on_grid(product, entries, size, context)) for product, entries in found]
             place_blocks(graph, of_blocks, config.activations)
         else:
@@ -123,8 +124,8 @@ def _placed(product: Product, entries: list[Any], bits: int, context: Context) -
     return Placed(product, code, _on_grid(product.name, product.weight, levels, bits, context))
 
 
-def _encodings(directory: Path, context: Context) -> tuple[int, int, bool, dict[str, Any]]:
-    """Return the bits, the size of a block (0 without), whether token embeddings were rounded, an entry per product."""
+def _encodings(directory: Path, context: Context) -> tuple[int, int, list[str], dict[str, Any]]:
+    """Return the bits, the size of a block (0 without), the tables seen rounded, an entry per product."""
     path = directory / ENCODINGS_FILE
     if not path.is_file():
         raise StepError(
@@ -136,7 +137,7 @@ def _encodings(directory: Path, context: Context) -> tuple[int, int, bool, dict[
     return (
         int(content["bits"]),
         int(content.get("block_size", 0)),
-        bool(content.get("embeddings", False)),
+        list(content.get("tables", [])),
         dict(content["products"]),
     )
 
