@@ -79,7 +79,11 @@ def test_what_does_harm_is_spared(
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match="this one is int8"):
         MixedStep().check(config(), SourceFacts("onnx", "int8", "bert", 2))
-    for changes in ({"bits": "8/32", "block_size": 32}, {"bits": "4/8", "calibration": "mse"}):
+    for changes in (
+        {"bits": "8/32", "block_size": 32},
+        {"bits": "4/8", "calibration": "mse"},
+        {"bits": "4/8", "kernels": "qdq"},
+    ):
         with pytest.raises(ConfigError, match="nothing reads it"):
             MixedStep().check(MixedQuantization(**changes), SourceFacts("onnx", "fp32", "bert", 2))
     with pytest.raises(ConfigError, match="power of two"):

@@ -279,6 +279,8 @@ def test_refusals() -> None:
         QuantizationAwareStep().check(replace(AWARE, block_size=32), SourceFacts("torch", "fp32", "bert", 2))
     with pytest.raises(ConfigError, match="activations"):
         TrainedStep().check(replace(TRAINED, activations="float32"), SourceFacts("onnx", "fp32", "bert", 2))
+    with pytest.raises(ConfigError, match="kernels"):
+        TrainedStep().check(TrainedQuantization(bits="4", kernels="qdq"), SourceFacts("onnx", "fp32", "bert", 2))
     before = SourceFacts("onnx", "fp32", "bert", 2)
     for aware, trained in ((BLOCKS, TRAINED), (replace(AWARE, bits="7"), OF_BLOCKS), (AWARE, OF_BLOCKS)):
         seen = QuantizationAwareStep().after(aware, before)
