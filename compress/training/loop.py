@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from compress.config.schemas import Training
 from compress.errors import ConfigError, StepError, UnsupportedError
@@ -21,12 +21,23 @@ if TYPE_CHECKING:
 
     from compress.tasks.base import Features, Task
 
-__all__ = ["LossFunction", "TrainingResult", "train"]
+__all__ = ["LossFunction", "TaskLoss", "TrainingResult", "task_loss", "train"]
 
 log = logging.getLogger(__name__)
 
-LossFunction = Callable[[Any, dict[str, Any]], "torch.Tensor"]
-"""From the model and a batch (inputs, ``labels``, extras; on the model's device) to the mean loss, a scalar."""
+LossFunction = Callable[[Any, dict[str, Any], float], "torch.Tensor"]
+"""From the model, a batch and the progress of training to the mean loss, a scalar.
+
+A batch holds inputs, ``labels`` and extras, on the model's device; progress is the share of updates done, 0 to 1.
+"""
+
+
+class TaskLoss(Protocol):
+    """A `LossFunction` that asks nothing of the progress."""
+
+    def __call__(self, model: Any, batch: dict[str, Any], progress: float = 0.0, /) -> torch.Tensor:
+        """Return the mean loss of a batch."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -153,10 +164,10 @@ def train(
     return TrainingResult(float(best["metric"]), int(best["epoch"]), list(progress["history"]))
 
 
-def task_loss(task: Task) -> LossFunction:
+def task_loss(task: Task) -> TaskLoss:
     """Return the task's own loss on the model's logits."""
 
-    def loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    def loss(model: Any, batch: dict[str, Any], progress: float = 0.0, /) -> torch.Tensor:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         return task.loss(model(**inputs).logits.float(), batch["labels"])
 

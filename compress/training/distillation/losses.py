@@ -62,7 +62,7 @@ def hidden_loss(student: Sequence[torch.Tensor], teacher: torch.Tensor, attentio
     return squared.sum() / (attention_mask.sum() * answer.shape[1] * answer.shape[3])
 
 
-def distillation_loss(task: Task, config: Taught) -> Callable[[Any, dict[str, Any]], torch.Tensor]:
+def distillation_loss(task: Task, config: Taught) -> Callable[[Any, dict[str, Any], float], torch.Tensor]:
     """Return the loss of a batch.
 
     ``weights.task CE(labels) + weights.logits T^2 KL + weights.hidden MSE``; a term of weight 0 is not computed,
@@ -72,7 +72,7 @@ def distillation_loss(task: Task, config: Taught) -> Callable[[Any, dict[str, An
     weights = config.weights
     not_inputs = {"labels", LOGITS, HIDDEN, MATCHED}
 
-    def loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    def loss(model: Any, batch: dict[str, Any], progress: float) -> torch.Tensor:
         inputs = {name: tensor for name, tensor in batch.items() if name not in not_inputs}
         output = model(**inputs, output_hidden_states=weights.hidden > 0)
         logits, labels, mask = output.logits.float(), batch["labels"], batch["attention_mask"]
