@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,7 +84,8 @@ def train(
 
     AdamW (Loshchilov & Hutter, arXiv 1711.05101) with warm-up, decay and clipping, through
     ``transformers.Trainer``. Batch order depends on seed and epoch alone. Killed at any moment and called again with
-    the same arguments it goes on from the last whole state and ends with the same bytes as undisturbed.
+    the same arguments it goes on from the last whole state and ends with the same bytes as undisturbed. What no row
+    reads of the token table stays as it came (`compress.training.read_rows`).
 
     Parameters
     ----------
@@ -123,8 +125,12 @@ def train(
     StepError
         The loss became infinite or no number.
     """
+    from compress.training.read_rows import only_rows, rows_to_read
+
     _check(train_features, validation_features, config, device)
     names = {item.name for item in fields(Training)} - {"checkpoint_seconds"}
+    padding = padding_of(tokenizer)
+    rows = rows_to_read(model, [train_features, validation_features], [padding["input_ids"]])
     facts = {
         **{name: value for name, value in asdict(config).items() if name in names},
         "rows": len(train_features),
@@ -135,9 +141,10 @@ def train(
         "device": device.partition(":")[0],
         "threads": threads,
         "start_counts": start_counts,
+        "table": None if rows is None else sha256(rows.tobytes()).hexdigest(),
     }
     state = TrainingState(scratch / "training", facts)
-    with reproducible(seed, threads):
+    with reproducible(seed, threads), only_rows(model, rows):
         progress = state.finished()
         if progress is None:
             from compress.training.trainer import run_trainer
@@ -147,7 +154,7 @@ def train(
                 task,
                 train_features,
                 validation_features,
-                padding_of(tokenizer),
+                padding,
                 config,
                 state,
                 seed=seed,
