@@ -6,8 +6,9 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from compress.config.schemas import Training
 from compress.errors import ConfigError, StepError, UnsupportedError
@@ -21,12 +22,23 @@ if TYPE_CHECKING:
 
     from compress.tasks.base import Features, Task
 
-__all__ = ["LossFunction", "TrainingResult", "train"]
+__all__ = ["LossFunction", "TaskLoss", "TrainingResult", "task_loss", "train"]
 
 log = logging.getLogger(__name__)
 
-LossFunction = Callable[[Any, dict[str, Any]], "torch.Tensor"]
-"""From the model and a batch (inputs, ``labels``, extras; on the model's device) to the mean loss, a scalar."""
+LossFunction = Callable[[Any, dict[str, Any], float], "torch.Tensor"]
+"""From the model, a batch and the progress of training to the mean loss, a scalar.
+
+A batch holds inputs, ``labels`` and extras, on the model's device; progress is the share of updates done, 0 to 1.
+"""
+
+
+class TaskLoss(Protocol):
+    """A `LossFunction` that asks nothing of the progress."""
+
+    def __call__(self, model: Any, batch: dict[str, Any], progress: float = 0.0, /) -> torch.Tensor:
+        """Return the mean loss of a batch."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,8 @@ def train(
 
     AdamW (Loshchilov & Hutter, arXiv 1711.05101) with warm-up, decay and clipping, through
     ``transformers.Trainer``. Batch order depends on seed and epoch alone. Killed at any moment and called again with
-    the same arguments it goes on from the last whole state and ends with the same bytes as undisturbed.
+    the same arguments it goes on from the last whole state and ends with the same bytes as undisturbed. What no row
+    reads of the token table stays as it came (`compress.training.read_rows`).
 
     Parameters
     ----------
@@ -112,8 +125,12 @@ def train(
     StepError
         The loss became infinite or no number.
     """
+    from compress.training.read_rows import only_rows, rows_to_read
+
     _check(train_features, validation_features, config, device)
     names = {item.name for item in fields(Training)} - {"checkpoint_seconds"}
+    padding = padding_of(tokenizer)
+    rows = rows_to_read(model, [train_features, validation_features], [padding["input_ids"]])
     facts = {
         **{name: value for name, value in asdict(config).items() if name in names},
         "rows": len(train_features),
@@ -124,9 +141,10 @@ def train(
         "device": device.partition(":")[0],
         "threads": threads,
         "start_counts": start_counts,
+        "table": None if rows is None else sha256(rows.tobytes()).hexdigest(),
     }
     state = TrainingState(scratch / "training", facts)
-    with reproducible(seed, threads):
+    with reproducible(seed, threads), only_rows(model, rows):
         progress = state.finished()
         if progress is None:
             from compress.training.trainer import run_trainer
@@ -136,7 +154,7 @@ def train(
                 task,
                 train_features,
                 validation_features,
-                padding_of(tokenizer),
+                padding,
                 config,
                 state,
                 seed=seed,
@@ -153,10 +171,10 @@ def train(
     return TrainingResult(float(best["metric"]), int(best["epoch"]), list(progress["history"]))
 
 
-def task_loss(task: Task) -> LossFunction:
+def task_loss(task: Task) -> TaskLoss:
     """Return the task's own loss on the model's logits."""
 
-    def loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    def loss(model: Any, batch: dict[str, Any], progress: float = 0.0, /) -> torch.Tensor:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         return task.loss(model(**inputs).logits.float(), batch["labels"])
 

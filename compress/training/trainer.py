@@ -164,7 +164,7 @@ class _Trainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return the loss of a batch, which must be a number."""
-        loss = self.loss_fn(model, inputs)
+        loss = self.loss_fn(model, inputs, self.state.global_step / self.state.max_steps)
         value = loss.item()
         if not math.isfinite(value):
             raise StepError(

@@ -76,7 +76,7 @@ def test_the_loss_is_the_weighted_sum_and_skips_terms_of_weight_zero(world: Worl
     batch["teacher_logits"] = torch.randn(5, 3, generator=generator)
     states = torch.stack(output.hidden_states[1:], 1)
     batch["teacher_hidden"] = torch.randn(states.shape, generator=generator).half()
-    whole = distillation_loss(task, Distill(weights=ALL, temperature=3.0))(model, dict(batch))
+    whole = distillation_loss(task, Distill(weights=ALL, temperature=3.0))(model, dict(batch), 0.5)
     parts = (
         0.1 * torch.nn.functional.cross_entropy(output.logits, batch["labels"])
         + 0.9 * logits_loss(output.logits, batch["teacher_logits"], 3.0)
@@ -84,7 +84,8 @@ def test_the_loss_is_the_weighted_sum_and_skips_terms_of_weight_zero(world: Worl
     )
     assert whole.item() == pytest.approx(parts.item(), rel=1e-6)
     del batch["teacher_hidden"], batch["teacher_logits"]
-    alone = distillation_loss(task, Distill(weights=DistillWeights(task=2.0, logits=0, hidden=0)))(model, dict(batch))
+    only_task = Distill(weights=DistillWeights(task=2.0, logits=0, hidden=0))
+    alone = distillation_loss(task, only_task)(model, dict(batch), 0.5)
     assert alone.item() == pytest.approx(2 * torch.nn.functional.cross_entropy(output.logits, batch["labels"]).item())
 
 

@@ -133,7 +133,7 @@ def test_words_that_the_teacher_lacks_are_left_out_of_the_loss(world: World, tag
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
     model = load_model(teacher)
     config = Distill(weights=DistillWeights(task=0.0, logits=1.0), temperature=2.0)
-    loss = distillation_loss(task, config)(model, dict(batch))
+    loss = distillation_loss(task, config)(model, dict(batch), 0.5)
     own = ("labels", "teacher_logits", "teacher_matched")
     logits = model(**{name: tensor for name, tensor in batch.items() if name not in own}).logits
     known = batch["teacher_matched"]
@@ -142,7 +142,7 @@ def test_words_that_the_teacher_lacks_are_left_out_of_the_loss(world: World, tag
         logits_loss(logits[known], batch["teacher_logits"][known], 2.0).item(), rel=1e-6
     )
     nothing = batch | {"teacher_matched": torch.zeros_like(known)}
-    assert distillation_loss(task, config)(model, nothing).item() == 0
+    assert distillation_loss(task, config)(model, nothing, 0.5).item() == 0
 
 
 def test_a_tagger_of_a_pruned_vocabulary_is_taught_word_by_word(world: World, tagger: tuple[Checkpoint, Task]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from compress.errors import ConfigError, StepError, UnsupportedError
+from compress.training.loop import task_loss
 from compress.training.state import TrainingState
 
 WORKER = Path(__file__).with_name("tiny_training.py")
@@ -99,6 +100,18 @@ def test_a_finished_training_is_not_repeated(
     model = tiny.tiny_model(seed=5)
     assert tiny.tiny_training(tmp_path, model) == undisturbed[1]
     assert weights(model) == undisturbed[0]
+
+
+def test_the_loss_is_told_the_share_of_updates_done(tiny: ModuleType, tmp_path: Path) -> None:
+    """With 12 batches an epoch and 5 summed up per update there are 3 updates an epoch, the last of 2 batches."""
+    seen: list[float] = []
+
+    def loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], progress: float) -> torch.Tensor:
+        seen.append(progress)
+        return task_loss(tiny.tiny_task())(model, batch)
+
+    tiny.tiny_training(tmp_path, tiny.tiny_model(), epochs=2, gradient_accumulation=5, loss_fn=loss)
+    assert seen == pytest.approx([update / 6 for update in (*[0] * 5, *[1] * 5, 2, 2, *[3] * 5, *[4] * 5, 5, 5)])
 
 
 def test_patience_stops_and_ties_keep_the_earlier_epoch(tiny: ModuleType, tmp_path: Path) -> None:

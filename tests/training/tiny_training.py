@@ -15,7 +15,7 @@ from typing import Any
 from compress.config.schemas import Training
 from compress.tasks import create
 from compress.tasks.base import Features, Task
-from compress.training import TrainingResult, train
+from compress.training import LossFunction, TrainingResult, train
 
 TOKENIZER = SimpleNamespace(pad_token_id=0, pad_token_type_id=0)
 
@@ -53,7 +53,9 @@ def tiny_features(rows: int, seed: int) -> Features:
     return Features(inputs, labels)
 
 
-def tiny_training(scratch: Path, model: Any, *, start_counts: bool = False, **options: Any) -> TrainingResult:
+def tiny_training(
+    scratch: Path, model: Any, *, start_counts: bool = False, loss_fn: LossFunction | None = None, **options: Any
+) -> TrainingResult:
     config = Training(**{"epochs": 3, "batch_size": 8, "learning_rate": 5e-3, "checkpoint_seconds": 60.0, **options})
     return train(
         model,
@@ -67,6 +69,7 @@ def tiny_training(scratch: Path, model: Any, *, start_counts: bool = False, **op
         threads=1,
         scratch=scratch,
         start_counts=start_counts,
+        loss_fn=loss_fn,
     )
 
 

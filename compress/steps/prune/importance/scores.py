@@ -16,7 +16,7 @@ Batches = Iterable[Mapping[str, "torch.Tensor"]]
 """Calibration batches, inputs and ``labels``; iterated more than once, so a list rather than a generator."""
 
 LossOf = Callable[[Any, dict[str, Any]], "torch.Tensor"]
-"""From the model and a batch to a scalar: the mean loss over the batch (`compress.training.LossFunction`)."""
+"""From the model and a batch to a scalar: the mean loss over the batch (`compress.training.loop.TaskLoss`)."""
 
 
 @dataclass(frozen=True)
