@@ -179,6 +179,7 @@ class Distill(Taught):
     """Train a smaller student to answer as the teacher does."""
 
     teacher: str | None = option(None, "earlier step whose checkpoint teaches; null is the step's own source")
+    teachers: list[str] | None = option(None, "several earlier steps instead, whose logits are averaged")
     student: Student = option(Student(), "the student")
 
 

@@ -103,7 +103,9 @@ def check_file(key: str, value: str, suffixes: Collection[str] = (), node: str =
         raise DataError(f"{node}.{key}={value} is a directory: name one file in it")
     if suffixes and path.suffix.lower() not in suffixes:
         shown = path.suffix or "none"
-        raise DataError(f"{node}.{key}={value}: unsupported suffix ({shown}); readable are {', '.join(sorted(suffixes))}")
+        raise DataError(
+            f"{node}.{key}={value}: unsupported suffix ({shown}); readable are {', '.join(sorted(suffixes))}"
+        )
     try:
         empty = path.stat().st_size == 0
         with path.open("rb"):

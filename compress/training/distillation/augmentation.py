@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compress.config.training import Augmentation
 from compress.errors import ConfigError
-from compress.training.distillation.terms import PARTNER, SHARE
+from compress.training.batches import Changed
+from compress.training.distillation.entries import PARTNER, SHARE
 
 if TYPE_CHECKING:
     from compress.tasks.base import Features
 
-__all__ = ["Augmenter", "Changed"]
+__all__ = ["Augmenter"]
 
 _LONGEST_SPAN = 0.5
 """Of a row's tokens that may be another row's."""
-
-
-@dataclass(frozen=True)
-class Changed:
-    """A batch some of whose rows were changed.
-
-    Attributes
-    ----------
-    inputs : list of dict
-        As in `Features`.
-    labels : list
-        As in `Features`, those of changed tokens moved along; what a changed row means only a teacher can say.
-    changed : numpy.ndarray
-        bool ``[batch]``.
-    arrays : dict
-        Further entries of the batch.
-    """
-
-    inputs: list[dict[str, list[int]]]
-    labels: list[Any]
-    changed: np.ndarray
-    arrays: dict[str, np.ndarray]
 
 
 class Augmenter:
@@ -97,7 +75,7 @@ class Augmenter:
         draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, self.epoch, *map(int, rows)])))
         inputs = [self.features.inputs[row] for row in rows]
         labels = [self.features.labels[row] for row in rows]
-        count = int(round(self.config.share * len(rows)))
+        count = round(self.config.share * len(rows))
         changed = np.zeros(len(rows), bool)
         changed[draw.permutation(len(rows))[:count]] = True
         for place in np.flatnonzero(changed):

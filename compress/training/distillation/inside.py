@@ -8,13 +8,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EMBEDDINGS", "PROJECTIONS", "Part", "Probe"]
+__all__ = ["EMBEDDINGS", "PROJECTIONS", "Part", "Probe", "width_of"]
 
 Part = tuple[str, int]
 """``hidden``, ``query``, ``key`` or ``value``, and the layer counted from 0; `EMBEDDINGS` is what the first reads."""
 
 EMBEDDINGS = -1
 PROJECTIONS = ("query", "key", "value")
+
+
+def width_of(model: Any, part: Part) -> int:
+    """Return how wide a part of a model's inside is."""
+    from compress.models.families import family
+    from compress.models.structure import structure_of
+
+    kind, layer = part
+    if kind == "hidden":
+        return structure_of(model).hidden_size
+    places = family(model.config.model_type)
+    return int(places.layer_list(model)[layer].get_submodule(getattr(places, kind)).out_features)
 
 
 class Probe:

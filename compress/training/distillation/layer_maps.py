@@ -81,8 +81,15 @@ def matching(config: Taught, student_layers: int, teacher_layers: int) -> Matchi
     if weights.minilm or weights.relations:
         student += [(kind, relations[0]) for kind in PROJECTIONS]
         teacher += [(kind, relations[1]) for kind in PROJECTIONS]
-    asked = [tuple(dict.fromkeys(parts)) for parts in (student, teacher)]
-    return Matching(pairs, nearest, *asked, relations, student_layers - 1, teacher_layers - 1)
+    return Matching(
+        pairs,
+        nearest,
+        tuple(dict.fromkeys(student)),
+        tuple(dict.fromkeys(teacher)),
+        relations,
+        student_layers - 1,
+        teacher_layers - 1,
+    )
 
 
 def layer_map(config: Taught, student_layers: int, teacher_layers: int) -> tuple[int, ...]:
@@ -116,9 +123,9 @@ def layer_map(config: Taught, student_layers: int, teacher_layers: int) -> tuple
         return tuple(int(layer) for layer in listed)
     if student_layers > teacher_layers:
         raise ConfigError(
-            f"weights: a student of {student_layers} layers cannot be matched with a teacher of {teacher_layers}, layer "
-            f"by layer; make it of at most {teacher_layers} layers, list teacher_layers, or leave the weights of "
-            f"hidden, tokens, cosine and attention at 0"
+            f"weights: a student of {student_layers} layers cannot be matched layer by layer with a teacher of "
+            f"{teacher_layers}; make it of at most {teacher_layers} layers, list teacher_layers, or leave the "
+            f"weights of hidden, tokens, cosine and attention at 0"
         )
     if config.layer_map == "last":
         return tuple(range(teacher_layers - student_layers, teacher_layers))
@@ -140,4 +147,3 @@ def _relation_layer(config: Taught, teacher_layers: int) -> int:
             f"for its last"
         )
     return layer
-

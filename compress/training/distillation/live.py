@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from compress.training.distillation.entries import ANSWERED, LOGITS, SHARE, part_name
 from compress.training.distillation.inside import Part, Probe
-from compress.training.distillation.outputs import LOGITS, part_name
 
 __all__ = ["LiveTeacher"]
 
@@ -42,7 +42,7 @@ class LiveTeacher:
         inputs
             Its model inputs, ``[batch, sequence]``.
         """
-        from compress.training.distillation.terms import ANSWERED, SHARE, mixed
+        from compress.training.distillation.terms import mixed
 
         rows = len(inputs["input_ids"])
         answered = known.get(ANSWERED)

@@ -204,8 +204,9 @@ def attention_scores(queries: torch.Tensor, keys: torch.Tensor, heads: int) -> t
     heads
         How many heads the width is cut into; any number that divides it.
     """
-    cut = [value.unflatten(-1, (heads, -1)).transpose(1, 2) for value in (queries, keys)]
-    return cut[0] @ cut[1].transpose(-1, -2) / cut[0].shape[-1] ** 0.5
+    asking, asked = (value.view(*value.shape[:2], heads, -1).transpose(1, 2) for value in (queries, keys))
+    scores: torch.Tensor = asking @ asked.transpose(-1, -2) / asking.shape[-1] ** 0.5
+    return scores
 
 
 def attention_score_loss(student: torch.Tensor, teacher: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -19,25 +19,18 @@ import numpy as np
 
 from compress.files import canonical_json, disk_errors, fsync_directory
 from compress.training.distillation.arrays import open_array, reserve, write_array
-from compress.training.distillation.inside import Part, Probe
+from compress.training.distillation.entries import LOGITS, part_name
+from compress.training.distillation.inside import Part, Probe, width_of
 
 if TYPE_CHECKING:
     from compress.tasks.base import Features, Task
 
-__all__ = ["LOGITS", "TeacherOutputs", "part_name", "teacher_outputs"]
+__all__ = ["TeacherOutputs", "teacher_outputs"]
 
 log = logging.getLogger(__name__)
 
-LOGITS = "teacher_logits"
-"""Batch entry with the teacher's logits, padded as the student's: float32."""
-
 _BATCH = 64
 _HALF_MAX = float(np.finfo(np.float16).max)
-
-
-def part_name(part: Part) -> str:
-    """Return the batch entry of a part of the teacher's inside: float16 ``[batch, sequence, width]``."""
-    return f"teacher_{part[0]}_{part[1]}"
 
 
 @dataclass(frozen=True)
@@ -87,9 +80,9 @@ class TeacherOutputs:
 
     def row(self, number: int) -> np.ndarray:
         """Return the logits of a row: ``[classes]`` or ``[tokens, classes]``."""
-        if not self.per_token:
-            return self.logits[number]
-        return self.logits[self.starts[number] : self.starts[number + 1]]
+        place = slice(self.starts[number], self.starts[number + 1]) if self.per_token else number
+        logits: np.ndarray = self.logits[place]
+        return logits
 
     @property
     def starts(self) -> np.ndarray:
@@ -150,7 +143,7 @@ def teacher_outputs(
         if missing:
             teacher = (model if hasattr(model, "forward") else model()).to(device).eval()
             wanted = [part for part in missing if part is not None]
-            if _bytes(teacher, task, features, padding, parts, device) > most_bytes:
+            if _bytes(teacher, features, parts) > most_bytes:
                 return None
             _compute(teacher, task, features, padding, header, folder, wanted, device, logits=None in missing)
             found |= {part: open_array(_path(folder, part), _with_part(header, part)) for part in missing}
@@ -191,15 +184,9 @@ def _header(task: Task, features: Features, identity: Mapping[str, Any], device:
     }
 
 
-def _bytes(
-    model: Any, task: Task, features: Features, padding: Mapping[str, int], parts: Sequence[Part], device: str
-) -> float:
-    """Return the size of all parts, from the widths that the shortest row shows."""
-    if not parts:
-        return 0
-    shortest = int(np.argmin(features.lengths))
-    _, _, states = next(_forward(model, task, features, padding, parts, device, batches=[[shortest]]))
-    return 2.0 * sum(features.lengths) * sum(array.shape[-1] for array in states.values())
+def _bytes(model: Any, features: Features, parts: Sequence[Part]) -> int:
+    """Return the size of all parts."""
+    return 2 * sum(features.lengths) * sum(width_of(model, part) for part in parts)
 
 
 def _compute(
@@ -239,12 +226,11 @@ def _compute(
             for place, row in enumerate(rows):
                 answered[slice(starts[row], starts[row + 1]) if task.unit_is_token else row] = answers[place]
             shown.advance(len(rows))
-        whole: dict[Part | None, np.ndarray] = {**maps, **({None: answered} if logits else {})}
-        for part, array in whole.items():
-            temporary = _path(folder, part).with_suffix(".tmp")
+        for name, array in [*maps.items(), *([(None, answered)] if logits else [])]:
+            temporary = _path(folder, name).with_suffix(".tmp")
             leftovers.callback(temporary.unlink, missing_ok=True)
-            write_array(temporary, _with_part(header, part), array)
-            temporary.replace(_path(folder, part))
+            write_array(temporary, _with_part(header, name), array)
+            temporary.replace(_path(folder, name))
     fsync_directory(folder)
 
 

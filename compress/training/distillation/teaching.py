@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compress.training.distillation.alignment import AlignedOutputs
-from compress.training.distillation.checks import asks_inside, asks_teacher, reads_alike, tokenizer_digest
+from compress.training.distillation.asking import Asked, ask
+from compress.training.distillation.checks import asks_inside, asks_teacher
 from compress.training.distillation.layer_maps import Matching, matching
 from compress.training.distillation.material import Material, material
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from compress.config.training import Taught
     from compress.data.base import Data
     from compress.tasks.base import Task
-    from compress.training.distillation.augmentation import Augmenter
-    from compress.training.distillation.outputs import TeacherOutputs
     from compress.training.distillation.terms import DistillationLoss
     from compress.training.loop import TrainingResult
 
@@ -62,27 +60,6 @@ class Lesson:
         if self.unlabelled:
             found["unlabelled"] = self.unlabelled
         return found
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A teacher's kept outputs, those of several averaged, or that there are none."""
-
-    outputs: TeacherOutputs | None
-    aligned: AlignedOutputs | None
-    read: Material
-
-    def batch(self, rows: Sequence[int], padded: int) -> Mapping[str, np.ndarray]:
-        kept = self.aligned or self.outputs
-        return {} if kept is None else kept.batch(rows, padded)
-
-    def report(self, task: Task) -> dict[str, Any] | None:
-        if self.outputs is None:
-            return None
-        rows = [self.outputs.row(number) for number in range(self.read.gold)]
-        metrics = {name: round(float(value), 6) for name, value in task.metrics(rows, self.read.labelled).items()}
-        wrong = {"disagrees_with_gold": round(1 - metrics["accuracy"], 6)} if "accuracy" in metrics else {}
-        return {"metrics": metrics, **wrong}
 
 
 def teach(
@@ -153,7 +130,7 @@ def teach(
         asked = None
         live = None
         if asks_teacher(config):
-            asked = _ask(
+            asked = ask(
                 teachers,
                 source,
                 rows,
@@ -232,9 +209,9 @@ def _load(teacher: Checkpoint) -> Any:
     return load_model(teacher)
 
 
-def _extras(asked: _Asked | None, rows: Material, augmented: bool) -> Callable[..., Mapping[str, np.ndarray]] | None:
+def _extras(asked: Asked | None, rows: Material, augmented: bool) -> Callable[..., Mapping[str, np.ndarray]] | None:
     """Return what gives a batch's rows the teacher's outputs, and says which of them have gold labels."""
-    from compress.training.distillation.terms import ANSWERED, GOLD
+    from compress.training.distillation.entries import ANSWERED, GOLD
 
     some_gold = augmented or rows.gold < len(rows.features)
     kept = asked is not None and asked.outputs is not None
@@ -248,58 +225,3 @@ def _extras(asked: _Asked | None, rows: Material, augmented: bool) -> Callable[.
         return found
 
     return extras if some_gold or kept else None
-
-
-def _ask(
-    teachers: Sequence[Checkpoint],
-    source: Checkpoint,
-    rows: Material,
-    matched: Matching,
-    task: Task,
-    data: Data,
-    texts: Sequence[Any],
-    config: Taught,
-    *,
-    max_length: int,
-    device: str,
-    cache: Path,
-) -> _Asked:
-    """Return the teachers' outputs on the training rows, from the cache where they are there."""
-    from dataclasses import replace
-    from importlib.metadata import version
-
-    from compress.models.torch_io import load_tokenizer
-    from compress.tasks.padding import padding_of
-    from compress.training.distillation.outputs import teacher_outputs
-
-    alike = reads_alike(teachers[0], source)
-    its = load_tokenizer(teachers[0].path)
-    read = rows if alike else material(task, data, texts, its, max_length)
-    found = []
-    for teacher in teachers:
-        identity = {
-            "teacher": teacher.digest,
-            "tokenizer": tokenizer_digest(teacher),
-            "max_length": max_length,
-            "transformers": version("transformers"),
-            "tokenizers": version("tokenizers"),
-        }
-        outputs = teacher_outputs(
-            lambda teacher=teacher: _load(teacher),
-            task,
-            read.features,
-            padding_of(its),
-            parts=matched.teacher,
-            identity=identity,
-            cache=cache,
-            device=device,
-            most_bytes=config.teacher_bytes,
-        )
-        if outputs is None:
-            return _Asked(None, None, read)
-        found.append(outputs)
-    outputs = found[0]
-    if len(found) > 1:
-        outputs = replace(outputs, logits=np.mean([one.logits for one in found], axis=0, dtype=np.float32))
-    pairs = None if alike else task.aligned(rows.features, read.features)
-    return _Asked(outputs, None if pairs is None else AlignedOutputs(outputs, pairs), read)

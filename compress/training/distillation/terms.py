@@ -10,23 +10,14 @@ import torch
 from compress.config.training import Taught
 from compress.tasks.base import IGNORED, Task
 from compress.training.distillation import losses
+from compress.training.distillation.entries import GOLD, LOGITS, MATCHED, PARTNER, SHARE, part_name
 from compress.training.distillation.inside import EMBEDDINGS, PROJECTIONS, Part, Probe
 from compress.training.distillation.layer_maps import Matching
-from compress.training.distillation.outputs import LOGITS, part_name
 
 if TYPE_CHECKING:
     from compress.training.distillation.live import LiveTeacher
 
-__all__ = ["ANSWERED", "GOLD", "MATCHED", "PARTNER", "SHARE", "DistillationLoss", "Projections", "Sizes"]
-
-MATCHED = "teacher_matched"
-"""Batch entry that says for which tokens a teacher of another tokenizer has logits: bool ``[batch, sequence]``."""
-ANSWERED = "teacher_answered"
-"""Batch entry that says which rows the kept outputs answer: bool ``[batch]``; the others are asked as they come."""
-GOLD = "gold"
-"""Batch entry that says which rows have gold labels: bool ``[batch]``; without it all have."""
-PARTNER, SHARE = "mixup_partner", "mixup_share"
-"""Batch entries: the row that a row is mixed with, int64 ``[batch]``, and its own share, float32 ``[batch]``."""
+__all__ = ["DistillationLoss", "Projections", "Sizes", "mixed"]
 
 
 class Projections(torch.nn.Module):
@@ -233,10 +224,10 @@ class DistillationLoss:
             apart = []
             for layer, other in self.matching.layers:
                 heads = self.sizes.student[layer]
-                ours = [inside[kind, layer].float() for kind in ("query", "key")]
-                theirs = [known[part_name((kind, other))].float() for kind in ("query", "key")]
-                scores = [losses.attention_scores(*values, heads) for values in (ours, theirs)]
-                apart.append(losses.attention_score_loss(*scores, mask))
+                ours = {kind: inside[kind, layer].float() for kind in ("query", "key")}
+                theirs = {kind: known[part_name((kind, other))].float() for kind in ("query", "key")}
+                found, target = (losses.attention_scores(v["query"], v["key"], heads) for v in (ours, theirs))
+                apart.append(losses.attention_score_loss(found, target, mask))
             yield weights.attention * torch.stack(apart).mean()
         if not (weights.minilm > 0 or weights.relations > 0):
             return
@@ -245,8 +236,8 @@ class DistillationLoss:
         theirs_last = {kind: known[part_name((kind, other))].float() for kind in PROJECTIONS}
         if weights.minilm > 0 and self.sizes is not None:
             heads = self.sizes.student[layer]
-            scores = [losses.attention_scores(v["query"], v["key"], heads) for v in (ours_last, theirs_last)]
-            transfer = losses.attention_distribution_loss(*scores, mask)
+            found, target = (losses.attention_scores(v["query"], v["key"], heads) for v in (ours_last, theirs_last))
+            transfer = losses.attention_distribution_loss(found, target, mask)
             values = losses.relation_loss(ours_last["value"], theirs_last["value"], mask, heads)
             yield weights.minilm * (transfer + values)
         if weights.relations > 0:
