@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from compress.config.options import option
 from compress.config.quantization import DynamicQuantization
-from compress.config.training import DistillWeights, Taught, Training
+from compress.config.training import DistillWeights, Replacement, Taught, Training
 
 __all__ = [
     "BBCNewsData",
@@ -30,6 +30,7 @@ __all__ = [
     "PruneTarget",
     "RandomModel",
     "Recovery",
+    "Replacement",
     "Simplify",
     "Store",
     "Student",
@@ -181,6 +182,7 @@ class Distill(Taught):
     teacher: str | None = option(None, "earlier step whose checkpoint teaches; null is the step's own source")
     teachers: list[str] | None = option(None, "several earlier steps instead, whose logits are averaged")
     student: Student = option(Student(), "the student")
+    replace: Replacement = option(Replacement(), "student layers in place of blocks of the teacher's as they learn")
 
 
 @dataclass

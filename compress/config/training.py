@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compress.config.options import option
 
-__all__ = ["Augmentation", "Decoupled", "DistillWeights", "Relations", "Taught", "Training"]
+__all__ = ["Augmentation", "Decoupled", "DistillWeights", "Relations", "Replacement", "Taught", "Training"]
 
 
 @dataclass
@@ -80,6 +80,24 @@ class Augmentation:
     mix: float = option(0.5, "chance that a changed row gets a span of another row", minimum=0, maximum=1)
     mixup: float | None = option(
         None, "changed rows are mixed in pairs after the embedding, by Beta(mixup, mixup); null is off", above=0
+    )
+
+
+@dataclass
+class Replacement:
+    """Student layers that stand in, one by one, for blocks of their teacher's layers (BERT-of-Theseus)."""
+
+    rate: float | None = option(
+        None,
+        "probability at the start that a student layer runs and not its block; null or 0 is off",
+        minimum=0,
+        maximum=1,
+    )
+    full_at: float = option(
+        0.5,
+        "share of the updates at which it is 1, reached in equal steps; embeddings and head learn after it",
+        above=0,
+        maximum=1,
     )
 
 

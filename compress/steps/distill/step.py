@@ -10,6 +10,7 @@ from compress.config.schemas import Distill
 from compress.errors import ConfigError, StepError
 from compress.steps.base import Context, SourceFacts, Step
 from compress.steps.distill.layers import chosen_layers
+from compress.steps.distill.replacing import check_replacement, way_of
 from compress.training.distillation import asks_teacher, check_teacher, check_terms, teach, unlabelled_key
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class DistillStep(Step[Distill]):
     trains: ClassVar[bool] = True
 
     def inputs(self, config: Distill) -> tuple[str, ...]:
-        """Return the steps of the teachers, if any are named and their answers are asked for."""
-        return _named_teachers(config) if asks_teacher(config) else ()
+        """Return the steps of the teachers, if any are named and their answers or their layers are asked for."""
+        return _named_teachers(config) if asks_teacher(config) or config.replace.rate else ()
 
     def check(self, config: Distill, source: SourceFacts) -> None:
         """Refuse a student that the source cannot give, a loss without terms, and teachers named twice over."""
@@ -70,6 +71,7 @@ class DistillStep(Step[Distill]):
         if config.teachers is not None and len(set(config.teachers)) < max(2, len(config.teachers)):
             raise ConfigError(f"teachers={list(config.teachers)}: list two or more steps, each once; one is teacher=")
         check_terms(config)
+        check_replacement(config)
         chosen_layers(config.student, source.layers)
 
     def resolve(self, config: Distill) -> Mapping[str, Any]:
@@ -125,6 +127,7 @@ class DistillStep(Step[Distill]):
             cache=context.cache,
             where=context.name,
             description=context.name,
+            way=way_of(config),
         )
         out.facts.update(lesson.facts())
         out.facts["initialised_from"] = list(layers)
