@@ -132,7 +132,7 @@ class Step(ABC, Generic[C]):
 
     def after(self, config: C, source: SourceFacts) -> SourceFacts:
         """Return what will be known of the checkpoint that this step leaves."""
-        return replace(source, format=self.leaves, precision=self.precision or source.precision)
+        return replace(source, format=self.leaves, precision=self.precision or source.precision, nested=None)
 
     def resolve(self, config: C) -> Mapping[str, Any]:
         """Return what the machine decides for this config (e.g. a range reduced for want of VNNI); part of the key."""
@@ -175,6 +175,8 @@ class SourceFacts:
         Entries of the position table of the model that the recipe starts from, where its config tells.
     grid_bits : int or None
         Bits of the grids that an earlier step, quantization-aware training, leaves weights on.
+    nested : tuple of two tuples of float, or None
+        Widths and depths of the models that the step before, elastic, trained within its own; None after any other.
     """
 
     format: str
@@ -183,3 +185,4 @@ class SourceFacts:
     layers: int
     positions: int | None = None
     grid_bits: int | None = None
+    nested: tuple[tuple[float, ...], tuple[float, ...]] | None = None
