@@ -125,6 +125,7 @@ def train(
     StepError
         The loss became infinite or no number.
     """
+    from compress.training.first_token import first_token_only
     from compress.training.read_rows import only_rows, rows_to_read
 
     _check(train_features, validation_features, config, device)
@@ -144,7 +145,7 @@ def train(
         "table": None if rows is None else sha256(rows.tobytes()).hexdigest(),
     }
     state = TrainingState(scratch / "training", facts)
-    with reproducible(seed, threads), only_rows(model, rows):
+    with reproducible(seed, threads), only_rows(model, rows), first_token_only(model):
         progress = state.finished()
         if progress is None:
             from compress.training.trainer import run_trainer
