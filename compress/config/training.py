@@ -22,6 +22,12 @@ class Training:
     weight_decay: float = option(0.01, "AdamW weight decay", minimum=0)
     max_grad_norm: float = option(1.0, "gradient clipping by global norm; 0 is off", minimum=0)
     patience: int | None = option(None, "stop after so many epochs without a better validation metric", minimum=1)
+    average: float | None = option(
+        None,
+        "decay of an exponential moving average of the weights, which is then what is judged and kept; null is off",
+        above=0,
+        below=1,
+    )
     precision: str = option("fp32", "arithmetic of the training", choices=["fp32", "bf16", "fp16"])
     checkpoint_seconds: float = option(
         60.0, "how often the state is kept, so that a killed run can go on", minimum=0, in_key=False

@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from compress.config.schemas import Training
 from compress.console import Progress, progress_of
 from compress.errors import StepError
+from compress.training.averaging import Average
 from compress.training.batches import BatchSampler, Collator, Extras, logits_of
 from compress.training.state import TrainingState
 
@@ -31,6 +33,7 @@ __all__ = ["run_trainer"]
 log = logging.getLogger(__name__)
 
 _MODEL_FILE = "model.pt"
+_AVERAGE_FILE = "average.pt"
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -66,7 +69,7 @@ def run_trainer(
     )
     resume = state.latest()
     if resume is not None:
-        epoch_end.progress = resume[1]
+        epoch_end.resumed, epoch_end.progress = resume
         log.info("%s: goes on after update %s", description, resume[0].name.rpartition("-")[2])
     elif start_counts:
         model.to(device)
@@ -184,10 +187,13 @@ class _Trainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         path = self.kept.begin(self.state.global_step)
+        weights, average = self.epoch_end.model.state_dict(), self.epoch_end.average
         # The weights, and two moments of each in AdamW.
-        weights = self.epoch_end.model.state_dict()
-        with self.kept.saving(3 * sum(tensor.nbytes for tensor in weights.values())):
+        size = 3 * sum(tensor.nbytes for tensor in weights.values()) + (0 if average is None else average.nbytes)
+        with self.kept.saving(size):
             torch.save(weights, path / _MODEL_FILE)
+            if average is not None:
+                average.save(path / _AVERAGE_FILE)
             self._save_optimizer_and_scheduler(str(path))
             self._save_scaler(str(path))
             self._save_rng_state(str(path))
@@ -228,9 +234,15 @@ class _EpochEnd(TrainerCallback):
         self.progress: dict[str, Any] = {"best": None, "history": [], "loss_sum": 0.0, "batches": 0}
         self.saved_at = time.monotonic()
         self.shown: Progress | None = None
+        self.resumed: Path | None = None
+        self.average: Average | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show what a resumed training has behind it."""
+        """Show what a resumed training has behind it; begin or go on with the average."""
+        if self.config.average is not None:
+            self.average = Average(self.model, self.config.average)
+            if self.resumed is not None:
+                self.average.load(self.resumed / _AVERAGE_FILE)
         if self.shown is not None:
             self.shown.start_at(state.global_step)
 
@@ -240,6 +252,8 @@ class _EpochEnd(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Save when it is time; never at an epoch's last update, whose evaluation is still to come."""
+        if self.average is not None:
+            self.average.update(state.global_step)
         if self.shown is not None:
             self.shown.advance(note=self._note())
         due = time.monotonic() - self.saved_at >= self.config.checkpoint_seconds
@@ -256,7 +270,10 @@ class _EpochEnd(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Evaluate, keep, stop or save."""
-        epoch = state.global_step // self.updates_per_epoch
+        with nullcontext() if self.average is None else self.average.applied():
+            return self._judge(state.global_step // self.updates_per_epoch, control)
+
+    def _judge(self, epoch: int, control: Any) -> Any:
         metrics = self._metrics()
         value = metrics[self.task.metric]
         loss = self.progress["loss_sum"] / max(1, self.progress["batches"])

@@ -46,6 +46,7 @@ LINES = [
     # values
     ("distill.temperature=hot", "distill.temperature=hot: Value 'hot' of type 'str' could not be converted"),
     ("distill.temperature=0", "distill.temperature=0.0: must be above 0"),
+    ("distill.average=1", "distill.average=1.0: must be below 1"),
     ("distill.temperature=nan", "must be a finite number"),
     ("distill.temperature=${nope}", "distill: Interpolation key 'nope' not found"),
     ("distill.student.layers=2.5", "expected: int"),
