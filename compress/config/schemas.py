@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from compress.config.options import option
 from compress.config.quantization import DynamicQuantization
-from compress.config.training import DistillWeights, Taught, Training
+from compress.config.training import DistillWeights, Stage, Taught, Training
 
 __all__ = [
     "BBCNewsData",
@@ -179,7 +179,9 @@ class Distill(Taught):
     """Train a smaller student to answer as the teacher does."""
 
     teacher: str | None = option(None, "earlier step whose checkpoint teaches; null is the step's own source")
+    teachers: list[str] | None = option(None, "several earlier steps instead, whose logits are averaged")
     student: Student = option(Student(), "the student")
+    representations: Stage = option(Stage(), "a first stage, which teaches what the teacher computes on the way")
 
 
 @dataclass

@@ -82,8 +82,8 @@ def missing_column(origin: str, key: str, column: str, columns: Iterable[str]) -
     )
 
 
-def check_file(key: str, value: str, suffixes: Collection[str] = ()) -> Path:
-    """Return the path of a readable, non-empty file.
+def check_file(key: str, value: str, suffixes: Collection[str] = (), node: str = "data") -> Path:
+    """Return the path of a readable, non-empty file; `node` and `key` are what a message calls it.
 
     Raises
     ------
@@ -91,27 +91,29 @@ def check_file(key: str, value: str, suffixes: Collection[str] = ()) -> Path:
         If nothing was given, or it is missing, a directory, of an unknown suffix, or empty.
     """
     if not value or value == "???":
-        raise DataError(f"data.{key} is not set: give the file to read, as in data.{key}=rows.csv")
+        raise DataError(f"{node}.{key} is not set: give the file to read, as in {node}.{key}=rows.csv")
     path = Path(value).expanduser()
     if not path.exists():
         near = difflib.get_close_matches(path.name, _siblings(path), n=1, cutoff=0.6)
         hint = (
             f"; did you mean {str(path.parent / near[0])!r}?" if near else "; check the path and the working directory"
         )
-        raise DataError(f"data.{key}={value}: no such file{hint}")
+        raise DataError(f"{node}.{key}={value}: no such file{hint}")
     if path.is_dir():
-        raise DataError(f"data.{key}={value} is a directory: name one file in it")
+        raise DataError(f"{node}.{key}={value} is a directory: name one file in it")
     if suffixes and path.suffix.lower() not in suffixes:
         shown = path.suffix or "none"
-        raise DataError(f"data.{key}={value}: unsupported suffix ({shown}); readable are {', '.join(sorted(suffixes))}")
+        raise DataError(
+            f"{node}.{key}={value}: unsupported suffix ({shown}); readable are {', '.join(sorted(suffixes))}"
+        )
     try:
         empty = path.stat().st_size == 0
         with path.open("rb"):
             pass
     except OSError as error:
-        raise DataError(f"data.{key}={value} cannot be read: {error.strerror}") from error
+        raise DataError(f"{node}.{key}={value} cannot be read: {error.strerror}") from error
     if empty:
-        raise DataError(f"data.{key}={value} is empty: it has no rows to read")
+        raise DataError(f"{node}.{key}={value} is empty: it has no rows to read")
     return path
 
 

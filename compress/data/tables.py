@@ -13,7 +13,7 @@ from typing import Any
 from compress.data.rows import TOKENS, Row, check_tags, decode, missing_column
 from compress.errors import DataError, MachineError
 
-__all__ = ["JSON_LINES", "PARQUET", "SEPARATED", "as_row", "read_table"]
+__all__ = ["JSON_LINES", "PARQUET", "SEPARATED", "as_row", "read_columns", "read_table"]
 
 SEPARATED = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = frozenset({".jsonl", ".ndjson"})
@@ -34,14 +34,18 @@ def read_table(path: Path, columns: dict[str, str], task: str) -> list[Row]:
     task
         Name of the task; for token classification both columns hold lists of strings.
     """
+    unit, found = read_columns(path, columns)
+    return [as_row(number, values, list(columns), task, f"{path}, {unit} {number}") for number, values in found]
+
+
+def read_columns(path: Path, columns: dict[str, str]) -> tuple[str, list[tuple[int, list[Any]]]]:
+    """Return the values of the wanted columns as they are: what numbers count (``line``, ``row``), and the rows."""
     suffix = path.suffix.lower()
     if suffix in SEPARATED:
-        unit, found = "line", _separated(path, SEPARATED[suffix], columns)
-    elif suffix in JSON_LINES:
-        unit, found = "line", _json_lines(path, columns)
-    else:
-        unit, found = "row", _parquet(path, columns)
-    return [as_row(number, values, list(columns), task, f"{path}, {unit} {number}") for number, values in found]
+        return "line", _separated(path, SEPARATED[suffix], columns)
+    if suffix in JSON_LINES:
+        return "line", _json_lines(path, columns)
+    return "row", _parquet(path, columns)
 
 
 def as_row(number: int, values: Sequence[Any], keys: Sequence[str], task: str, place: str) -> Row:

@@ -63,6 +63,8 @@ class Task(ABC):
     """Names that `metrics` returns and that may be the main metric."""
     reads_words: ClassVar[bool] = False
     """Whether the tokenizer is given lists of words instead of texts."""
+    unit_is_token: ClassVar[bool] = False
+    """Whether a prediction is a token's; else it is a row's."""
 
     def __init__(self, labels: Sequence[str], *, metric: str) -> None:
         self.labels = tuple(labels)

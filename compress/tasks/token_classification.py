@@ -28,6 +28,7 @@ class TokenClassificationTask(Task):
     name: ClassVar[str] = "token_classification"
     metrics_known: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall")
     reads_words: ClassVar[bool] = True
+    unit_is_token: ClassVar[bool] = True
 
     def model_class(self) -> Any:
         """Return AutoModelForTokenClassification."""

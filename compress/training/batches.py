@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -13,10 +14,52 @@ if TYPE_CHECKING:
 
     from compress.tasks.base import Features, Task
 
-__all__ = ["BatchSampler", "Collator", "Extras", "batch_order", "logits_of", "sorted_batches"]
+__all__ = ["Augmenter", "BatchSampler", "Changed", "Collator", "Extras", "batch_order", "logits_of", "sorted_batches"]
 
 Extras = Callable[[Sequence[int], int], Mapping[str, np.ndarray]]
 """From the rows of a batch and its padded length to further arrays, each ``[batch, ...]``."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A batch some of whose rows were changed.
+
+    Attributes
+    ----------
+    inputs : list of dict
+        As in `compress.tasks.base.Features`.
+    labels : list
+        As there, those of changed tokens moved along; what a changed row means only a teacher can say.
+    changed : numpy.ndarray
+        bool ``[batch]``.
+    arrays : dict
+        Further entries of the batch.
+    """
+
+    inputs: list[dict[str, list[int]]]
+    labels: list[Any]
+    changed: np.ndarray
+    arrays: dict[str, np.ndarray]
+
+
+class Augmenter(Protocol):
+    """Changes rows as they are drawn; what comes out depends on `epoch` and the rows alone.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 0; set before each pass.
+    """
+
+    epoch: int
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Tokens that changed rows may hold and rows as they are may not."""
+
+    def __call__(self, rows: Sequence[int]) -> Changed:
+        """Return the rows of a batch, some of them changed."""
+
 
 _BATCHES_PER_BUCKET = 50
 """Rows are sorted by length within buckets of so many batches: 1-2 % padding on short texts, still shuffled."""
@@ -86,16 +129,24 @@ class Collator:
     padding
         See `compress.tasks.padding.padding_of`.
     extras
-        Further arrays per row, a teacher's outputs for instance.
+        Further arrays per row, a teacher's outputs for instance; zeros for rows that were changed.
+    augmenter
+        Changes rows.
     """
 
     def __init__(
-        self, task: Task, features: Features, padding: Mapping[str, int], extras: Extras | None = None
+        self,
+        task: Task,
+        features: Features,
+        padding: Mapping[str, int],
+        extras: Extras | None = None,
+        augmenter: Augmenter | None = None,
     ) -> None:
         self.task = task
         self.features = features
         self.padding = dict(padding)
         self.extras = extras
+        self.augmenter = augmenter
 
     def arrays(self, rows: Sequence[int], with_labels: bool = True) -> dict[str, np.ndarray]:
         """Return the batch as numpy arrays."""
@@ -107,10 +158,25 @@ class Collator:
         """Return the batch as tensors on the CPU, with labels and extras."""
         import torch
 
-        arrays: dict[str, np.ndarray] = dict(self.arrays(rows))
-        if self.extras is not None:
-            arrays.update(self.extras(rows, arrays["input_ids"].shape[1]))
+        if self.augmenter is None:
+            arrays: dict[str, np.ndarray] = dict(self.arrays(rows))
+            if self.extras is not None:
+                arrays.update(self.extras(rows, arrays["input_ids"].shape[1]))
+        else:
+            arrays = self._changed(rows, self.augmenter(rows))
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _changed(self, rows: Sequence[int], found: Changed) -> dict[str, np.ndarray]:
+        """Return a batch with changed rows, and of the others what `extras` says."""
+        arrays = {**self.task.collate(found.inputs, found.labels, self.padding), **found.arrays}
+        if self.extras is not None:
+            kept = np.flatnonzero(~found.changed).tolist()
+            of_kept = self.extras([rows[place] for place in kept], arrays["input_ids"].shape[1])
+            for name, values in of_kept.items():
+                whole = np.zeros((len(rows), *values.shape[1:]), values.dtype)
+                whole[kept] = values
+                arrays[name] = whole
+        return arrays
 
 
 def logits_of(

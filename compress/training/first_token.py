@@ -46,7 +46,7 @@ def first_token_only(model: Any) -> Iterator[None]:
         asked[0] = any(options.get(name, getattr(base.config, name, False)) for name in names)
 
     def first(layer: Any, hidden: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        if asked[0] or any(module._forward_hooks or module._forward_pre_hooks for module in layer.modules()):  # noqa: SLF001
+        if asked[0] or _watched(layer):
             return original(hidden, *arguments, **options)
         return forward(layer, hidden, *arguments, **options)
 
@@ -57,6 +57,21 @@ def first_token_only(model: Any) -> Iterator[None]:
     finally:
         handle.remove()
         del last.forward
+
+
+def _watched(layer: Any) -> bool:
+    """Return whether a hook is on some module of a layer.
+
+    Those of transformers do not count: it leaves them behind once hidden states were asked for, so that what is
+    computed would depend on what was before.
+    """
+    hooks = (
+        hook
+        for module in layer.modules()
+        for of_module in (module._forward_hooks, module._forward_pre_hooks)  # noqa: SLF001
+        for hook in of_module.values()
+    )
+    return any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks)
 
 
 def _bert(layer: Any, hidden: torch.Tensor, mask: torch.Tensor | None = None, *_: Any, **__: Any) -> torch.Tensor:

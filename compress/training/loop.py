@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from compress.config.schemas import Training
 from compress.errors import ConfigError, StepError, UnsupportedError
 from compress.tasks.padding import padding_of
-from compress.training.batches import Extras
+from compress.training.batches import Augmenter, Extras
 from compress.training.reproducible import reproducible
 from compress.training.state import TrainingState
 
@@ -77,8 +77,10 @@ def train(
     scratch: Path,
     loss_fn: LossFunction | None = None,
     extras: Extras | None = None,
+    augmenter: Augmenter | None = None,
     description: str = "training",
     start_counts: bool = False,
+    keep_last: bool = False,
 ) -> TrainingResult:
     """Train a model in place and leave it with the weights of its best epoch, on the CPU, in evaluation mode.
 
@@ -110,11 +112,16 @@ def train(
     loss_fn
         Returns the loss of a batch; by default the task's own on the model's logits.
     extras
-        Further arrays per row of `train_features` that `loss_fn` finds in its batch.
+        Further arrays per row of `train_features` that `loss_fn` finds in its batch; of rows that `augmenter` changed
+        they are zeros.
+    augmenter
+        Changes some of the rows of each batch.
     description
         Names the work in the progress display.
     start_counts
         The model as it comes, of epoch 0, may be the best: for one that answers already, which training can spoil.
+    keep_last
+        The last epoch counts as the best: for a training whose aim validation does not judge.
 
     Raises
     ------
@@ -131,7 +138,8 @@ def train(
     _check(train_features, validation_features, config, device)
     names = {item.name for item in fields(Training)} - {"checkpoint_seconds"}
     padding = padding_of(tokenizer)
-    rows = rows_to_read(model, [train_features, validation_features], [padding["input_ids"]])
+    more = [] if augmenter is None else augmenter.token_ids
+    rows = rows_to_read(model, [train_features, validation_features], [padding["input_ids"], *more])
     facts = {
         **{name: value for name, value in asdict(config).items() if name in names},
         "rows": len(train_features),
@@ -142,6 +150,7 @@ def train(
         "device": device.partition(":")[0],
         "threads": threads,
         "start_counts": start_counts,
+        "keep_last": keep_last,
         "table": None if rows is None else sha256(rows.tobytes()).hexdigest(),
     }
     state = TrainingState(scratch / "training", facts)
@@ -162,8 +171,10 @@ def train(
                 device=device,
                 loss_fn=loss_fn or task_loss(task),
                 extras=extras,
+                augmenter=augmenter,
                 description=description,
                 start_counts=start_counts,
+                keep_last=keep_last,
             )
         model.to("cpu")
         _restore(model, state, progress)

@@ -21,7 +21,7 @@ from compress.config.schemas import Training
 from compress.console import Progress, progress_of
 from compress.errors import StepError
 from compress.training.averaging import Average
-from compress.training.batches import BatchSampler, Collator, Extras, logits_of
+from compress.training.batches import Augmenter, BatchSampler, Collator, Extras, logits_of
 from compress.training.state import TrainingState
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ def run_trainer(
     device: str,
     loss_fn: LossFunction,
     extras: Extras | None,
+    augmenter: Augmenter | None,
     description: str,
     start_counts: bool,
+    keep_last: bool,
 ) -> dict[str, Any]:
     """Train, from the last whole state if there is one; returns the progress as `TrainingState` keeps it."""
     sampler = BatchSampler(train_features.lengths, config.batch_size, seed)
@@ -65,7 +67,9 @@ def run_trainer(
         state,
         device=device,
         sampler=sampler,
+        augmenter=augmenter,
         updates_per_epoch=updates_per_epoch,
+        keep_last=keep_last,
     )
     resume = state.latest()
     if resume is not None:
@@ -78,7 +82,7 @@ def run_trainer(
     loader: DataLoader[Any] = DataLoader(
         range(len(train_features)),  # type: ignore[arg-type]
         batch_sampler=sampler,
-        collate_fn=Collator(task, train_features, padding, extras),
+        collate_fn=Collator(task, train_features, padding, extras, augmenter),
     )
     with progress_of(description, total=config.epochs * updates_per_epoch, unit="updates") as shown:
         epoch_end.shown = shown
@@ -220,7 +224,9 @@ class _EpochEnd(TrainerCallback):
         *,
         device: str,
         sampler: BatchSampler,
+        augmenter: Augmenter | None,
         updates_per_epoch: int,
+        keep_last: bool,
     ) -> None:
         self.model = model
         self.task = task
@@ -230,6 +236,8 @@ class _EpochEnd(TrainerCallback):
         self.kept = state
         self.device = device
         self.sampler = sampler
+        self.augmenter = augmenter
+        self.keep_last = keep_last
         self.updates_per_epoch = updates_per_epoch
         self.progress: dict[str, Any] = {"best": None, "history": [], "loss_sum": 0.0, "batches": 0}
         self.saved_at = time.monotonic()
@@ -249,6 +257,8 @@ class _EpochEnd(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the sampler the epoch, by whole updates: `state.epoch` is a float."""
         self.sampler.epoch = state.global_step // self.updates_per_epoch
+        if self.augmenter is not None:
+            self.augmenter.epoch = self.sampler.epoch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Save when it is time; never at an epoch's last update, whose evaluation is still to come."""
@@ -308,7 +318,7 @@ class _EpochEnd(TrainerCallback):
     def _is_better(self, value: float, best: Mapping[str, Any] | None) -> bool:
         if math.isnan(value):
             return False
-        if best is None or (best["epoch"] == 0 and value == best["metric"]):
+        if best is None or self.keep_last or (best["epoch"] == 0 and value == best["metric"]):
             return True
         return bool(value > best["metric"] if self.task.higher_is_better else value < best["metric"])
 

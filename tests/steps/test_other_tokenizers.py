@@ -19,8 +19,11 @@ from compress.tasks import create
 from compress.tasks.base import IGNORED, Task
 from compress.tasks.padding import padding_of
 from compress.training.distillation.alignment import AlignedOutputs
-from compress.training.distillation.losses import distillation_loss, logits_loss
-from compress.training.distillation.teaching import ask_teacher
+from compress.training.distillation.asking import ask
+from compress.training.distillation.layer_maps import matching
+from compress.training.distillation.losses import logits_loss
+from compress.training.distillation.material import material
+from compress.training.distillation.terms import DistillationLoss
 
 if TYPE_CHECKING:
     from .conftest import World
@@ -62,22 +65,21 @@ def asked(world: World, teacher: Checkpoint, student: Checkpoint, **changes: Any
     """Return the student's features and what the step asks the teacher."""
     context = world.context("distill", inputs={"finetune": teacher}, **changes)
     tokenizer = load_tokenizer(student.path)
-    features = context.task.encode(context.data.train, tokenizer, context.max_length)
-    model, config = load_model(student), Distill(**QUICK)
-    found = ask_teacher(
-        teacher,
+    rows, config = material(context.task, context.data, [], tokenizer, context.max_length), Distill(**QUICK)
+    found = ask(
+        [teacher],
         student,
-        model,
-        features,
+        rows,
+        matching(config, student.layers, teacher.layers),
         context.task,
         context.data,
+        [],
         config,
         max_length=context.max_length,
         device="cpu",
         cache=context.cache,
-        where="distill",
     )
-    return features, found
+    return rows.features, found.aligned or found.outputs
 
 
 def test_a_text_is_answered_as_the_teacher_reads_it(world: World, tuned: Checkpoint) -> None:
@@ -96,7 +98,7 @@ def test_a_pruned_vocabulary_recovers_with_the_unpruned_teacher(world: World, tu
     config = Distill(**QUICK, epochs=3)
     taught = [world.run(pruned, config, world.context("distill", inputs={"finetune": tuned})) for _ in range(2)]
     assert taught[0].digest == taught[1].digest
-    assert len(list((world.root / "cache" / "teacher").glob("*.bin"))) == 1, "the second time the file answers"
+    assert len(list((world.root / "cache" / "teacher").glob("*/*.bin"))) == 1, "the second time the file answers"
     before = pruned.manifest.facts["validation"]["accuracy"]
     assert taught[0].manifest.facts["validation"]["accuracy"] >= max(0.9, before + 0.1)
 
@@ -133,7 +135,8 @@ def test_words_that_the_teacher_lacks_are_left_out_of_the_loss(world: World, tag
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
     model = load_model(teacher)
     config = Distill(weights=DistillWeights(task=0.0, logits=1.0), temperature=2.0)
-    loss = distillation_loss(task, config)(model, dict(batch), 0.5)
+    loss_of = DistillationLoss(task, config, model, matching(config, 2, 2))
+    loss = loss_of(model, batch, 0.5)
     own = ("labels", "teacher_logits", "teacher_matched")
     logits = model(**{name: tensor for name, tensor in batch.items() if name not in own}).logits
     known = batch["teacher_matched"]
@@ -142,7 +145,7 @@ def test_words_that_the_teacher_lacks_are_left_out_of_the_loss(world: World, tag
         logits_loss(logits[known], batch["teacher_logits"][known], 2.0).item(), rel=1e-6
     )
     nothing = batch | {"teacher_matched": torch.zeros_like(known)}
-    assert distillation_loss(task, config)(model, nothing, 0.5).item() == 0
+    assert loss_of(model, nothing, 0.5).item() == 0
 
 
 def test_a_tagger_of_a_pruned_vocabulary_is_taught_word_by_word(world: World, tagger: tuple[Checkpoint, Task]) -> None:

@@ -111,3 +111,14 @@ def test_after_an_error_the_model_is_as_it_was(kinds: ModuleType) -> None:
         raise KeyboardInterrupt
     assert widths(copy.deepcopy(model), "bert") == [9]
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_hooks_that_transformers_leaves_behind_change_nothing(kinds: ModuleType) -> None:
+    model = kinds.make("bert")
+    model(**inputs(), output_hidden_states=True)
+    with first_token_only(model):
+        assert widths(model, "bert") == [1]
+        assert model(**inputs(), output_hidden_states=True).hidden_states[-1].shape[1] == 9
+        handle = model.bert.encoder.layer[-1].attention.self.query.register_forward_hook(lambda *_: None)
+        assert widths(model, "bert") == [9]
+        handle.remove()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.config.schemas import Distill
+from compress.config.training import Stage
 from compress.errors import ConfigError, StepError
 from compress.steps.base import Context, SourceFacts, Step
 from compress.steps.distill.layers import chosen_layers
-from compress.training.distillation import asks_teacher, check_teacher, check_terms, teach
+from compress.training.distillation import asks_teacher, check_teacher, check_terms, teach, unlabelled_key
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from compress.checkpoint import Checkpoint, Writer
+    from compress.config.training import Taught
     from compress.models.source import SourceModel
 
 __all__ = ["DistillStep"]
@@ -54,15 +58,32 @@ class DistillStep(Step[Distill]):
     trains: ClassVar[bool] = True
 
     def inputs(self, config: Distill) -> tuple[str, ...]:
-        """Return the teacher's step, if one is named and its answers are asked for."""
-        return () if config.teacher is None or not asks_teacher(config) else (config.teacher,)
+        """Return the steps of the teachers, if any are named and their answers are asked for."""
+        return _named_teachers(config) if any(map(asks_teacher, _stages(config).values())) else ()
 
     def check(self, config: Distill, source: SourceFacts) -> None:
-        """Refuse a student that the source cannot give, and a loss without terms."""
+        """Refuse a student that the source cannot give, a loss without terms, and teachers named twice over."""
         if source.precision != "fp32":
             raise ConfigError(f"distill trains an fp32 model, this one is {source.precision}; put distill before it")
+        if config.teacher is not None and config.teachers is not None:
+            raise ConfigError(
+                f"teacher={config.teacher} and teachers={list(config.teachers)}: set one of them, or list all"
+            )
+        if config.teachers is not None and len(set(config.teachers)) < max(2, len(config.teachers)):
+            raise ConfigError(f"teachers={list(config.teachers)}: list two or more steps, each once; one is teacher=")
         check_terms(config)
+        if config.representations.epochs:
+            check_terms(_first_stage(config))
+        elif config.representations != Stage(checkpoint_seconds=config.representations.checkpoint_seconds):
+            raise ConfigError(
+                "representations.epochs=0, so that there is no first stage, and other keys of representations are set; "
+                "set representations.epochs=2, or leave representations as it is"
+            )
         chosen_layers(config.student, source.layers)
+
+    def resolve(self, config: Distill) -> Mapping[str, Any]:
+        """Return the content of the file of unlabelled texts."""
+        return unlabelled_key(config, "distill")
 
     def after(self, config: Distill, source: SourceFacts) -> SourceFacts:
         """Return the source's facts with the student's layers."""
@@ -76,18 +97,22 @@ class DistillStep(Step[Distill]):
 
         if not isinstance(source, Checkpoint):
             raise StepError(f"step {context.name}: distill reads a checkpoint; {source.name} was never loaded into one")
-        teacher = context.inputs[config.teacher] if self.inputs(config) and config.teacher is not None else source
+        teachers = [context.inputs[name] for name in self.inputs(config)] or [source]
         task = context.task
         layers = chosen_layers(config.student, source.layers)
-        check_teacher(
-            teacher,
-            source,
-            config,
-            task.labels,
-            layers=len(layers),
-            named=f"{context.name}.teacher={config.teacher or 'the source'}",
-            where=context.name,
-        )
+        stages = _stages(config)
+        for teacher, name in zip(teachers, self.inputs(config) or ("the source",), strict=True):
+            for where, stage in stages.items():
+                check_teacher(
+                    teacher,
+                    source,
+                    stage,
+                    task.labels,
+                    layers=len(layers),
+                    named=f"{context.name}.teacher={name}",
+                    where=f"{context.name}{where}",
+                    several=len(teachers) > 1,
+                )
         tokenizer = load_tokenizer(source.path)
         with reproducible(context.seed, context.threads):
             student = student_of(load_model(source), list(layers))
@@ -95,28 +120,47 @@ class DistillStep(Step[Distill]):
             "%s: a student of %d layers, which begin as layers %s of %d",
             *(context.name, len(layers), ", ".join(map(str, layers)), source.layers),
         )
-        lesson = teach(
-            student,
-            tokenizer,
-            source,
-            teacher,
-            task,
-            context.data,
-            config,
-            max_length=context.max_length,
-            seed=context.seed,
-            device=context.device,
-            threads=context.threads,
-            scratch=context.scratch,
-            cache=context.cache,
-            where=context.name,
-            description=context.name,
-        )
-        if lesson.matched is not None:
-            out.facts["matched_with_teacher"] = lesson.matched
+        for where, stage in stages.items():
+            lesson = teach(
+                student,
+                tokenizer,
+                source,
+                teachers,
+                task,
+                context.data,
+                stage,
+                max_length=context.max_length,
+                seed=context.seed,
+                device=context.device,
+                threads=context.threads,
+                scratch=context.scratch / where.lstrip("."),
+                cache=context.cache,
+                where=f"{context.name}{where}",
+                description=f"{context.name}{where}",
+            )
+            if where:
+                out.facts[where.lstrip(".")] = {"history": lesson.result.history}
+        out.facts.update(lesson.facts())
         out.facts["initialised_from"] = list(layers)
-        out.facts["truncated"] = lesson.truncated
         out.facts["best_epoch"] = lesson.result.epoch
         out.facts["validation"] = {task.metric: lesson.result.metric}
         out.facts["history"] = lesson.result.history
         save_model(out, student, tokenizer, context.max_length)
+
+
+def _first_stage(config: Distill) -> Taught:
+    """Return the training of the first stage, which differs from the second in its schedule and its terms."""
+    given = {field.name: getattr(config.representations, field.name) for field in fields(config.representations)}
+    return replace(config, **given)
+
+
+def _stages(config: Distill) -> dict[str, Taught]:
+    """Return the trainings in order, by what stands after the step's name in messages."""
+    first: dict[str, Taught] = {".representations": _first_stage(config)} if config.representations.epochs else {}
+    return {**first, "": config}
+
+
+def _named_teachers(config: Distill) -> tuple[str, ...]:
+    return (
+        tuple(config.teachers) if config.teachers is not None else () if config.teacher is None else (config.teacher,)
+    )

@@ -30,11 +30,6 @@ def check_recovery(config: Prune) -> None:
             )
         return
     check_terms(config.recover)
-    if config.recover.weights.hidden > 0 and config.target.ratio.hidden:
-        raise ConfigError(
-            f"recover.weights.hidden={config.recover.weights.hidden:g}: with target.ratio.hidden the model is narrower "
-            f"than its teacher, and hidden states can be compared at equal width only; set recover.weights.hidden=0"
-        )
 
 
 def refuse_teacher(reference: Checkpoint, source: Checkpoint, layers: int, config: Prune, context: Context) -> None:
@@ -79,7 +74,7 @@ def recover(
         model,
         tokenizer,
         source,
-        reference,
+        [reference],
         context.task,
         context.data,
         config.recover,
@@ -94,12 +89,9 @@ def recover(
     )
     if not lesson.result.epoch:
         log.info("%s: no epoch is better than the cut alone, which is kept", context.name)
-    facts: dict[str, Any] = {
+    return {
         "validation": round(lesson.result.metric, 6),
         "best_epoch": lesson.result.epoch,
         "history": lesson.result.history,
-        "truncated": lesson.truncated,
+        **lesson.facts(),
     }
-    if lesson.matched is not None:
-        facts["matched_with_teacher"] = lesson.matched
-    return facts

@@ -103,17 +103,19 @@ class PruneStep(Step[Prune]):
         return replace(super().after(config, source), layers=layers_left(config.target, source.layers))
 
     def resolve(self, config: Prune) -> Mapping[str, Any]:
-        """Return the source of what counts a target's unit, and the machine where it is time."""
+        """Return the source of what counts a target's unit, the machine where it is time, and unlabelled texts."""
         from compress.keys import source_digest
+        from compress.training.distillation import unlabelled_key
 
+        texts = unlabelled_key(config.recover, "prune.recover")
         if config.target.macs is not None:
-            return {"counted by": source_digest("compress.benchmark.size")}
+            return {"counted by": source_digest("compress.benchmark.size"), **texts}
         if not self.measures(config):
-            return {}
+            return texts
         from compress.machine import cpu_model, usable_cores
 
         timed = {name: source_digest(name) for name in ("compress.onnx_graph", "compress.steps.export")}
-        return {"cpu": cpu_model(), "cores": usable_cores(), "timed by": timed}
+        return {"cpu": cpu_model(), "cores": usable_cores(), "timed by": timed, **texts}
 
     def measures(self, config: Prune) -> bool:
         """Return whether the target is a time."""

@@ -83,8 +83,11 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
             refuse_unread(config, ["percentile"], f"with calibration={config.calibration}")
 
     def resolve(self, config: QuantizationAwareTraining) -> Mapping[str, Any]:
-        """Return the bits of weights on this machine."""
-        return {"bits": (7 if pairs_saturate() else 8) if config.bits == "auto" else int(config.bits)}
+        """Return the bits of weights on this machine, and the content of the file of unlabelled texts."""
+        from compress.training.distillation import unlabelled_key
+
+        bits = (7 if pairs_saturate() else 8) if config.bits == "auto" else int(config.bits)
+        return {"bits": bits, **unlabelled_key(config, "qat")}
 
     def after(self, config: QuantizationAwareTraining, source: SourceFacts) -> SourceFacts:
         """Return the source's facts with the bits of the grids."""
@@ -129,7 +132,7 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
             model,
             tokenizer,
             source,
-            teacher,
+            [teacher],
             context.task,
             context.data,
             config,
@@ -146,7 +149,7 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
         for handle in handles:
             handle.remove()
         (out.path / ENCODINGS_FILE).write_bytes(canonical_json({"bits": bits, "tables": [*tables], **encodings}))
-        out.facts["truncated"] = lesson.truncated
+        out.facts.update(lesson.facts())
         out.facts["best_epoch"] = lesson.result.epoch
         out.facts["validation"] = {context.task.metric: lesson.result.metric}
         out.facts["history"] = lesson.result.history

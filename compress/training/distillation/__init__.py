@@ -1,5 +1,7 @@
 """Training with a teacher: its outputs, computed once, and the losses that compare with them."""
 
-from compress.training.distillation.teaching import Lesson, asks_teacher, check_teacher, check_terms, teach
+from compress.training.distillation.checks import asks_teacher, check_teacher, check_terms
+from compress.training.distillation.material import unlabelled_key
+from compress.training.distillation.teaching import Lesson, teach
 
-__all__ = ["Lesson", "asks_teacher", "check_teacher", "check_terms", "teach"]
+__all__ = ["Lesson", "asks_teacher", "check_teacher", "check_terms", "teach", "unlabelled_key"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compress.tasks.base import IGNORED
-from compress.training.distillation.losses import LOGITS, MATCHED
+from compress.training.distillation.entries import LOGITS, MATCHED
 
 if TYPE_CHECKING:
     from compress.tasks.base import Features
