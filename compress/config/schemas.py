@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from compress.config.options import option
 from compress.config.quantization import DynamicQuantization
-from compress.config.training import DistillWeights, Stage, Taught, Training
+from compress.config.training import DistillWeights, Replacement, Stage, Taught, Training
 
 __all__ = [
     "BBCNewsData",
@@ -30,6 +30,7 @@ __all__ = [
     "PruneTarget",
     "RandomModel",
     "Recovery",
+    "Replacement",
     "Simplify",
     "Store",
     "Student",
@@ -182,6 +183,7 @@ class Distill(Taught):
     teachers: list[str] | None = option(None, "several earlier steps instead, whose logits are averaged")
     student: Student = option(Student(), "the student")
     representations: Stage = option(Stage(), "a first stage, which teaches what the teacher computes on the way")
+    replace: Replacement = option(Replacement(), "student layers in place of blocks of the teacher's as they learn")
 
 
 @dataclass

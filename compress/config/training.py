@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compress.config.options import option
 
-__all__ = ["Augmentation", "Decoupled", "DistillWeights", "Relations", "Stage", "Taught", "Training"]
+__all__ = ["Augmentation", "Decoupled", "DistillWeights", "Relations", "Replacement", "Stage", "Taught", "Training"]
 
 
 @dataclass
@@ -102,6 +102,24 @@ class Stage(Training):
     # A small encoder takes a larger learning rate than BERT-base does.
     learning_rate: float = option(5e-4, "peak learning rate", above=0)
     weights: DistillWeights = option(DistillWeights(task=0.0, logits=0.0), "weights of its loss terms")
+
+
+@dataclass
+class Replacement:
+    """Student layers that stand in, one by one, for blocks of their teacher's layers (BERT-of-Theseus)."""
+
+    rate: float | None = option(
+        None,
+        "probability at the start that a student layer runs and not its block; null or 0 is off",
+        minimum=0,
+        maximum=1,
+    )
+    full_at: float = option(
+        0.5,
+        "share of the updates at which it is 1, reached in equal steps; embeddings and head learn after it",
+        above=0,
+        maximum=1,
+    )
 
 
 @dataclass

@@ -11,6 +11,7 @@ from compress.config.training import Stage
 from compress.errors import ConfigError, StepError
 from compress.steps.base import Context, SourceFacts, Step
 from compress.steps.distill.layers import chosen_layers
+from compress.steps.distill.replacing import check_replacement, way_of
 from compress.training.distillation import asks_teacher, check_teacher, check_terms, teach, unlabelled_key
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ class DistillStep(Step[Distill]):
     trains: ClassVar[bool] = True
 
     def inputs(self, config: Distill) -> tuple[str, ...]:
-        """Return the steps of the teachers, if any are named and their answers are asked for."""
-        return _named_teachers(config) if any(map(asks_teacher, _stages(config).values())) else ()
+        """Return the steps of the teachers, if any are named and their answers or their layers are asked for."""
+        asked = config.replace.rate or any(map(asks_teacher, _stages(config).values()))
+        return _named_teachers(config) if asked else ()
 
     def check(self, config: Distill, source: SourceFacts) -> None:
         """Refuse a student that the source cannot give, a loss without terms, and teachers named twice over."""
@@ -79,6 +81,7 @@ class DistillStep(Step[Distill]):
                 "representations.epochs=0, so that there is no first stage, and other keys of representations are set; "
                 "set representations.epochs=2, or leave representations as it is"
             )
+        check_replacement(config)
         chosen_layers(config.student, source.layers)
 
     def resolve(self, config: Distill) -> Mapping[str, Any]:
@@ -137,6 +140,7 @@ class DistillStep(Step[Distill]):
                 cache=context.cache,
                 where=f"{context.name}{where}",
                 description=f"{context.name}{where}",
+                way=None if where else way_of(config),
             )
             if where:
                 out.facts[where.lstrip(".")] = {"history": lesson.result.history}

@@ -82,6 +82,13 @@ class Probe:
         self._seen.clear()
         return output.logits.float(), found
 
+    def also(self, part: Part, module: Any) -> Any:
+        """Take a part from another module too, one that runs in place of the model's; returns the hook's handle.
+
+        A part that nobody asks for is dropped.
+        """
+        return module.register_forward_hook(self._keep(part))
+
     def close(self) -> None:
         """Leave the model as it was."""
         for handle in self._handles:

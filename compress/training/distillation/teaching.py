@@ -11,14 +11,15 @@ import numpy as np
 
 from compress.training.distillation.asking import Asked, ask
 from compress.training.distillation.checks import asks_inside, asks_teacher
-from compress.training.distillation.layer_maps import Matching, matching
 from compress.training.distillation.material import Material, material
+from compress.training.distillation.ways import Scene, Way
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
     from compress.config.training import Taught
     from compress.data.base import Data
     from compress.tasks.base import Task
+    from compress.training.distillation.layer_maps import Matching
     from compress.training.distillation.terms import DistillationLoss
     from compress.training.loop import TrainingResult
 
@@ -79,6 +80,7 @@ def teach(
     cache: Path,
     where: str,
     description: str,
+    way: Way | None = None,
 ) -> Lesson:
     """Train a student in place, as `compress.training.train` does, with the losses that `config` weighs.
 
@@ -105,11 +107,13 @@ def teach(
         Directory of the teacher's outputs.
     where
         The node of `config`, for messages.
+    way
+        How the student runs while it learns; None is as it is.
 
     Raises
     ------
     ConfigError
-        If parts of the models are to be compared that cannot be.
+        If the student cannot be trained in this way, or parts of the models are to be compared that cannot be.
     DataError
         If the file of unlabelled texts cannot be read.
     """
@@ -119,6 +123,8 @@ def teach(
     from compress.training.distillation.live import LiveTeacher
     from compress.training.distillation.terms import DistillationLoss
 
+    way = Way() if way is None else way
+    way.check(student, source, teachers, config, where)
     texts = [] if config.unlabelled is None else read_unlabelled(config.unlabelled, where, data)
     rows = material(task, data, texts, tokenizer, max_length)
     judged = task.encode(data.validation, tokenizer, max_length)
@@ -126,7 +132,7 @@ def teach(
     if config.augment.share > 0:
         augmenter = Augmenter(config.augment, rows.features, tokenizer, seed, where)
     with reproducible(seed, threads):
-        matched, sizes = _match(student, teachers[0], config, where)
+        matched, sizes = _match(student, teachers[0], config, where, way)
         asked = None
         live = None
         if asks_teacher(config):
@@ -145,8 +151,15 @@ def teach(
             )
             if augmenter is not None or asked.outputs is None:
                 live = LiveTeacher([_load(teacher) for teacher in teachers], matched.teacher, device)
-    loss = DistillationLoss(task, config, student, matched, sizes, live)
+    losses: list[DistillationLoss] = []
+    judged_by_answers = _judges(config) and not way.keeps_last
+
+    def make(pairs: Matching) -> DistillationLoss:
+        losses.append(DistillationLoss(task, config, student, pairs, sizes, live))
+        return losses[-1]
+
     try:
+        loss = way.begin(Scene(student, lambda: _load(teachers[0]), config, matched, make, where))
         result = train(
             student,
             tokenizer,
@@ -162,11 +175,12 @@ def teach(
             extras=_extras(asked, rows, augmenter is not None),
             augmenter=augmenter,
             description=description,
-            start_counts=_judges(config),
-            keep_last=not _judges(config),
+            start_counts=judged_by_answers,
+            keep_last=not judged_by_answers,
         )
     finally:
-        _leave(student, loss)
+        way.end()
+        _leave(student, losses)
     share = None
     if asked is not None and asked.aligned is not None:
         share = round(asked.aligned.share_of(rows.features), 6)
@@ -180,7 +194,7 @@ def _judges(config: Taught) -> bool:
     return any(weight > 0 for weight in answers)
 
 
-def _match(student: Any, teacher: Checkpoint, config: Taught, where: str) -> tuple[Matching, Any]:
+def _match(student: Any, teacher: Checkpoint, config: Taught, where: str, way: Way) -> tuple[Matching, Any]:
     """Return what is compared, and the heads; gives the student the projections that it needs."""
     from compress.models.structure import structure_of
     from compress.training.distillation.checks import check_attention, relation_heads, structure_at
@@ -188,9 +202,9 @@ def _match(student: Any, teacher: Checkpoint, config: Taught, where: str) -> tup
 
     ours = structure_of(student)
     if not asks_inside(config):
-        return matching(config, ours.layers, teacher.layers), None
+        return way.matching(config, ours.layers, teacher.layers), None
     theirs = structure_at(teacher)
-    matched = matching(config, ours.layers, theirs.layers)
+    matched = way.matching(config, ours.layers, theirs.layers)
     check_attention(student.config.model_type, teacher.architecture, ours, theirs, matched, config, where)
     layers = [layer for kind, layer in matched.student if kind == "hidden"]
     student.add_module("distillation", Projections(layers, ours.hidden_size, theirs.hidden_size))
@@ -198,8 +212,9 @@ def _match(student: Any, teacher: Checkpoint, config: Taught, where: str) -> tup
     return matched, Sizes(ours.heads, theirs.heads, heads)
 
 
-def _leave(student: Any, loss: DistillationLoss) -> None:
-    loss.close()
+def _leave(student: Any, losses: Sequence[DistillationLoss]) -> None:
+    for loss in losses:
+        loss.close()
     if hasattr(student, "distillation"):
         del student.distillation
 
