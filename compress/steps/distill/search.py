@@ -125,8 +125,8 @@ def short_training(config: Distill, rows: int) -> tuple[Distill, int]:
     """
     batch = config.batch_size * config.gradient_accumulation
     wanted = config.student.search.updates
-    epochs = max(1, -(-wanted * batch // max(1, rows)))
-    seen = min(rows, max(1, wanted // epochs) * batch)
+    epochs = -(-wanted // max(1, rows // batch))
+    seen = min(rows, wanted // epochs * batch)
     return replace(config, epochs=epochs, patience=None), seen
 
 
