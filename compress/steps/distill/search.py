@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compress.console import progress_of
+from compress.console import Progress, progress_of
 from compress.errors import StepError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from compress.config.schemas import Distill, StudentSearch
     from compress.data.base import Data
     from compress.steps.base import Context
+    from compress.tasks.base import Features
     from compress.training.distillation import Lesson
 
 __all__ = ["Found", "search_layers", "short_training"]
@@ -138,41 +139,79 @@ def _candidates(ranked: Sequence[tuple[Layers, float]], uniform: Layers, search:
 
 def _ranked(source: Any, tokenizer: Any, uniform: Layers, most: int, context: Context) -> list[tuple[Layers, float]]:
     """Return the choices of the wanted depth that were looked at, with their divergence, nearest first."""
-    from compress.models.torch_io import student_of
-    from compress.tasks.padding import padding_of
-    from compress.training import logits_of, reproducible
+    from compress.training import reproducible
 
     split = context.data.validation if len(context.data.validation) else context.data.train
     if not len(split):
         raise StepError(f"step {context.name}: student.layer_choice=search needs rows, and there are none; give data")
     features = context.task.encode(_drawn(split, most, context.seed), tokenizer, context.max_length)
-    depth = len(_places(source))
-
-    def answers(model: Any) -> list[np.ndarray]:
-        return logits_of(model, context.task, features, padding_of(tokenizer))
-
-    known: dict[Layers, float] = {}
-    shown_as = f"{context.name}: ranking layers"
+    depth, wanted = len(_places(source)), len(uniform)
+    total = _count(depth, wanted)
     with (
         reproducible(context.seed, context.threads),
-        progress_of(shown_as, total=_count(depth, len(uniform)), unit="choices") as shown,
+        progress_of(f"{context.name}: ranking layers", total=total, unit="choices") as shown,
     ):
-        expected = _log_softmax(_units(answers(source), features, context))
-
-        def far(layers: Layers) -> float:
-            if layers not in known:
-                found = _log_softmax(_units(answers(student_of(source, layers)), features, context))
-                known[layers] = float((np.exp(expected) * (expected - found)).sum(-1).mean())
-                shown.advance()
-            return known[layers]
-
-        if comb(depth, len(uniform)) <= _ALL:
-            for layers in itertools.combinations(range(depth), len(uniform)):
+        far = _Divergence(source, tokenizer, features, context, shown)
+        if comb(depth, wanted) <= _ALL:
+            for layers in itertools.combinations(range(depth), wanted):
                 far(layers)
         else:
-            _take_away(depth, len(uniform), far)
+            _take_away(depth, wanted, far)
             far(uniform)
-    return sorted(((one, value) for one, value in known.items() if len(one) == len(uniform)), key=lambda it: it[::-1])
+    source.to("cpu")
+    found = [(layers, value) for layers, value in far.known.items() if len(layers) == wanted]
+    return sorted(found, key=lambda one: (one[1], one[0]))
+
+
+class _Divergence:
+    """The mean over rows or labelled tokens of ``KL(source || student)``, of a student that is not trained.
+
+    Parameters
+    ----------
+    source
+        Moved to the context's device.
+    tokenizer, features, context
+        What it reads, and where.
+    shown
+        Told of each choice.
+    """
+
+    def __init__(self, source: Any, tokenizer: Any, features: Features, context: Context, shown: Progress) -> None:
+        from compress.tasks.padding import padding_of
+
+        self.source = source.to(context.device)
+        self.features = features
+        self.padding = padding_of(tokenizer)
+        self.context = context
+        self.shown = shown
+        self.known: dict[Layers, float] = {}
+        self.expected = self._answers(self.source)
+
+    def __call__(self, layers: Layers) -> float:
+        """Return the divergence of the student of these layers; each is asked once."""
+        from compress.models.torch_io import student_of
+
+        if layers not in self.known:
+            found = self._answers(student_of(self.source, layers))
+            self.known[layers] = float((np.exp(self.expected) * (self.expected - found)).sum(-1).mean())
+            self.shown.advance()
+        return self.known[layers]
+
+    def _answers(self, model: Any) -> np.ndarray:
+        """Return the logarithms of probabilities ``[units, classes]`` of what a student must match."""
+        import torch
+
+        from compress.training import logits_of
+
+        task, features = self.context.task, self.features
+        logits = logits_of(model, task, features, self.padding, device=self.context.device)
+        kept = []
+        for row, answer in enumerate(logits):
+            label = torch.as_tensor(features.labels[row])[None]
+            mask = torch.ones(1, features.lengths[row], dtype=torch.int64)
+            kept.append(task.distillation_rows(torch.from_numpy(answer)[None], mask, label))
+        found: np.ndarray = torch.log_softmax(torch.cat(kept).double(), -1).numpy()
+        return found
 
 
 def _count(depth: int, wanted: int) -> int:
@@ -189,24 +228,6 @@ def _take_away(depth: int, wanted: int, far: Callable[[Layers], float]) -> None:
     for size in range(depth - 1, wanted - 1, -1):
         fewer = sorted({one for layers in beam for one in itertools.combinations(layers, size)})
         beam = sorted(fewer, key=lambda layers: (far(layers), layers))[:_BEAM]
-
-
-def _units(logits: Sequence[np.ndarray], features: Any, context: Context) -> np.ndarray:
-    """Return the logits ``[units, classes]`` that a student must match: of rows, or of labelled tokens."""
-    import torch
-
-    kept = []
-    for row, answer in enumerate(logits):
-        label = torch.as_tensor(features.labels[row])[None]
-        mask = torch.ones(1, features.lengths[row], dtype=torch.int64)
-        kept.append(context.task.distillation_rows(torch.from_numpy(answer)[None], mask, label))
-    return torch.cat(kept).double().numpy()
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return found
 
 
 def _drawn(frame: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
