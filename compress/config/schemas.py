@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from compress.config.options import option
 from compress.config.quantization import DynamicQuantization
+from compress.config.students import Student, StudentSearch
 from compress.config.training import DistillWeights, Replacement, Stage, Taught, Training
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Simplify",
     "Store",
     "Student",
+    "StudentSearch",
     "Taught",
     "TensorBoard",
     "TextClassification",
@@ -160,19 +162,6 @@ class TokenClassification:
 @dataclass
 class Finetune(Training):
     """Train the model with a task head on the training split; keep the best epoch by validation."""
-
-
-@dataclass
-class Student:
-    """The student's architecture and where its weights come from."""
-
-    layers: int | None = option(3, "transformer layers of the student; null keeps all of its source's", minimum=1)
-    initialise_from: list[int] | None = option(
-        None, "teacher layers copied into the student, in order; null picks by layer_choice", minimum=0
-    )
-    layer_choice: str = option(
-        "uniform", "which teacher layers where none are listed", choices=["uniform", "first", "last"]
-    )
 
 
 @dataclass

@@ -142,7 +142,9 @@ def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None)
     """
     notes: list[str] = []
     _check_shapes(job.benchmark.shapes, source)
-    facts = SourceFacts(source.format, source.precision, source.architecture, source.layers, source.positions)
+    facts = SourceFacts(
+        *(source.format, source.precision, source.architecture, source.layers, source.positions), widths=source.widths
+    )
     planned: list[PlannedStep] = []
 
     def add(name: str, config: Any, *, part_of: str | None = None, folder: str | None = None) -> None:

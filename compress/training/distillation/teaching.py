@@ -48,8 +48,8 @@ class Lesson:
     result: TrainingResult
     truncated: dict[str, int]
     matched: float | None
-    teacher: dict[str, Any] | None
-    unlabelled: int
+    teacher: dict[str, Any] | None = None
+    unlabelled: int = 0
 
     def facts(self) -> dict[str, Any]:
         """Return what a checkpoint's facts say of the lesson."""
