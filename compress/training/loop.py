@@ -14,6 +14,7 @@ from compress.config.schemas import Training
 from compress.errors import ConfigError, StepError, UnsupportedError
 from compress.tasks.padding import padding_of
 from compress.training.batches import Extras
+from compress.training.processes import process_count, team
 from compress.training.reproducible import reproducible
 from compress.training.state import TrainingState
 
@@ -104,7 +105,7 @@ def train(
     device
         ``cpu``, ``cuda`` or ``cuda:N``.
     threads
-        Intra-op threads of torch.
+        Intra-op threads of torch; of several processes on a machine together.
     scratch
         Directory for the resume state; the caller removes it when the work is safe.
     loss_fn
@@ -142,10 +143,13 @@ def train(
         "device": device.partition(":")[0],
         "threads": threads,
         "start_counts": start_counts,
+        "processes": process_count(),
         "table": None if rows is None else sha256(rows.tobytes()).hexdigest(),
     }
     state = TrainingState(scratch / "training", facts)
-    with reproducible(seed, threads), only_rows(model, rows), first_token_only(model):
+    members = team()
+    own_threads = threads if members is None else members.threads(threads)
+    with reproducible(seed, own_threads), only_rows(model, rows), first_token_only(model):
         progress = state.finished()
         if progress is None:
             from compress.training.trainer import run_trainer
@@ -164,6 +168,7 @@ def train(
                 extras=extras,
                 description=description,
                 start_counts=start_counts,
+                members=members,
             )
         model.to("cpu")
         _restore(model, state, progress)
