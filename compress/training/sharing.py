@@ -140,7 +140,8 @@ def follow(members: Team) -> None:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         # A view of a mapped array says the file and offset of the whole one: it goes as numbers.
-        if isinstance(obj, np.memmap) and isinstance(obj.base, mmap) and obj.mode == "r" and obj.flags.c_contiguous:
+        whole = isinstance(getattr(obj, "base", None), mmap)
+        if whole and isinstance(obj, np.memmap) and obj.mode == "r" and obj.flags.c_contiguous:
             return _mapped, (str(obj.filename), obj.dtype.str, obj.offset, obj.shape)
         if isinstance(obj, torch.nn.Module) and parametrize.is_parametrized(obj):
             return _empty, (parametrize.type_before_parametrizations(obj),), obj.__dict__, None, None, _set_parametrized

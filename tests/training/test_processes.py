@@ -145,11 +145,14 @@ def test_a_model_with_closures_hooks_and_parametrizations_arrives_whole(tiny: Mo
     values[:] = np.arange(60).reshape(20, 3)
     values.flush()
     kept = np.memmap(tmp_path / "values", np.float32, "r", offset=12, shape=(19, 3))
-    packed = pack({"model": model, "extras": lambda rows: kept[rows], "again": model.classifier})
+    np.memmap(tmp_path / "large", np.float32, "w+", shape=(10**6,)).flush()
+    large = np.memmap(tmp_path / "large", np.float32, "r")
+    extras = {"extras": lambda rows: kept[rows], "part": kept[3:5], "large": large}
+    packed = pack({"model": model, "again": model.classifier, **extras})
     assert len(packed) < 300_000
     arrived = cloudpickle.loads(packed)
     assert arrived["again"] is arrived["model"].classifier
-    assert isinstance(kept[:2], np.memmap)
+    np.testing.assert_array_equal(arrived["part"], kept[3:5])
     np.testing.assert_array_equal(arrived["extras"]([0, 2]), kept[[0, 2]])
     torch.testing.assert_close(arrived["model"](**batch).logits, model(**batch).logits, atol=0, rtol=0)
     states = arrived["model"](**batch, output_hidden_states=True).hidden_states
