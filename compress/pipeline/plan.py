@@ -92,6 +92,8 @@ class Plan:
 
     def with_keys(self, job: JobConfig, fingerprint: str) -> Plan:
         """Return the plan with every step's store key, given the data's fingerprint."""
+        from compress.training.processes import process_count
+
         keyed: list[PlannedStep] = []
         keys: dict[str, str] = {}
         source_key = self.source.fingerprint
@@ -102,6 +104,7 @@ class Plan:
                 "metric": job.task.metric,
                 "max_length": job.model.max_length,
                 "flags": isa(),
+                **({"processes": process_count()} if step.trains and process_count() > 1 else {}),
                 **step.resolve(planned.config),
             }
             key = step_key(
