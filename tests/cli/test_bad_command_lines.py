@@ -10,7 +10,7 @@ from compress.cli.app import main
 
 LINES = [
     # groups and options
-    ("recipe=nope", "recipe=nope: no such option; allowed: distill, distill_int8, int"),
+    ("recipe=nope", "recipe=nope: no such option; allowed: distill, distill_int8, distill_narrow, int"),
     ("recipe=distil_int8", "did you mean distill_int8?"),
     ("recipe=null", "recipe=null: an option of recipe is needed; allowed: distill"),
     ("model=null", "model=null: an option of model is needed; allowed: minilm"),

@@ -377,3 +377,31 @@ def test_the_plan_knows_what_the_student_will_be(facts: Callable[..., SourceFact
     given = after(Student(layers=None, path=str(pretrained)))
     assert (given.layers, given.architecture, given.positions) == (1, "bert", 40)
     assert given.widths == Widths(24, 3, 40)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["distill.student.hidden=500"], r"student.hidden=500: the source has 32"),
+        (["distill=pretrained", "distill.student.layers=null"], r"student.path: a value is needed"),
+        (["distill=pretrained", "distill.student.path=x"], r"student.layers=1: the checkpoint at student.path"),
+    ],
+    ids=str,
+)
+def test_a_plan_refuses_what_the_model_cannot_give(overrides: list[str], message: str) -> None:
+    from compress.cli.validate import compose_job
+    from compress.models.source import resolve
+    from compress.pipeline.plan import make_plan
+
+    job = compose_job("distill_narrow", ["debug=tiny", "device=cpu", *overrides])
+    with pytest.raises(ConfigError, match=message):
+        make_plan(job, resolve(job.model), None)
+
+
+def test_widths_after_pruning_are_not_known_while_planning() -> None:
+    from compress.cli.validate import compose_job
+    from compress.models.source import resolve
+    from compress.pipeline.plan import make_plan
+
+    job = compose_job("layerdrop_distill", ["debug=tiny", "device=cpu", "distill.student.hidden=500"])
+    assert make_plan(job, resolve(job.model), None).steps[-1].facts.widths is None
