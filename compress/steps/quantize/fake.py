@@ -168,14 +168,15 @@ def wrap_tables(tables: Sequence[torch.nn.Embedding], bits: int, size: int) -> l
         Handles whose ``remove`` ends it.
     """
 
-    def hook(_: Any, __: Any, rows: torch.Tensor) -> torch.Tensor:
-        flat = rows.detach().reshape(-1, rows.shape[-1]).float().cpu().numpy()
+    def hook(table: torch.nn.Embedding, inputs: tuple[torch.Tensor, ...], rows: torch.Tensor) -> torch.Tensor:
+        ids, places = torch.unique(inputs[0], return_inverse=True)  # a batch repeats most of its tokens
+        flat = table.weight.detach()[ids].float().cpu().numpy()
         if bits <= 4:
             rounded = of_table(flat, bits, size, symmetric=False).floats()
         else:
             codes, scales = quantize_rows(flat, per_row=True)
             rounded = codes * scales
-        there = torch.from_numpy(rounded).reshape(rows.shape).to(rows)
+        there = torch.from_numpy(rounded).to(rows)[places]
         return rows + (there - rows).detach()
 
     return [table.register_forward_hook(hook) for table in tables]
