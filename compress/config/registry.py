@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from compress.config import quantization, schemas
+from compress.config import elastic, quantization, schemas
 from compress.config.nodes import node_of
 from compress.config.options import option
 
@@ -34,6 +34,8 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
         "prune": {"schema": schemas.Prune},
         "vocabulary": {"schema": schemas.Vocabulary},
         "distill": {"schema": schemas.Distill},
+        "elastic": {"schema": elastic.Elastic},
+        "cut": {"schema": elastic.Subnetwork},
         "export": {"schema": schemas.Export},
         "simplify": {"schema": schemas.Simplify},
         "quantize": {
@@ -56,7 +58,7 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
 )
 """Schemas of each group by the name that the option files build on."""
 
-STEP_GROUPS = ("finetune", "prune", "vocabulary", "distill", "export", "simplify", "quantize")
+STEP_GROUPS = ("finetune", "prune", "vocabulary", "distill", "elastic", "cut", "export", "simplify", "quantize")
 """Groups whose nodes may stand in ``steps``."""
 
 NEEDS_ONNX = (

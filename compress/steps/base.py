@@ -133,7 +133,7 @@ class Step(ABC, Generic[C]):
 
     def after(self, config: C, source: SourceFacts) -> SourceFacts:
         """Return what will be known of the checkpoint that this step leaves."""
-        return replace(source, format=self.leaves, precision=self.precision or source.precision)
+        return replace(source, format=self.leaves, precision=self.precision or source.precision, nested=None)
 
     def resolve(self, config: C) -> Mapping[str, Any]:
         """Return what the machine decides for this config (e.g. a range reduced for want of VNNI); part of the key."""
@@ -178,6 +178,8 @@ class SourceFacts:
         Bits of the grids that an earlier step, quantization-aware training, leaves weights on.
     widths : Widths or None
         Of every layer; None where they are not known, as after a step that makes them narrower.
+    nested : tuple of two tuples of float, or None
+        Widths and depths of the models that the step before, elastic, trained within its own; None after any other.
     """
 
     format: str
@@ -187,3 +189,4 @@ class SourceFacts:
     positions: int | None = None
     grid_bits: int | None = None
     widths: Widths | None = None
+    nested: tuple[tuple[float, ...], tuple[float, ...]] | None = None

@@ -36,6 +36,8 @@ _BUILT_IN: Mapping[str, tuple[str, str, str]] = MappingProxyType(
             "VocabularyStep",
         ),
         "distill": ("compress.config.schemas:Distill", "compress.steps.distill", "DistillStep"),
+        "elastic": ("compress.config.elastic:Elastic", "compress.steps.elastic", "ElasticStep"),
+        "cut": ("compress.config.elastic:Subnetwork", "compress.steps.elastic", "CutStep"),
         "export": ("compress.config.schemas:Export", "compress.steps.export", "ExportStep"),
         "simplify": ("compress.config.schemas:Simplify", "compress.steps.simplify.step", "SimplifyStep"),
         "quantize": (

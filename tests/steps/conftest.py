@@ -33,6 +33,12 @@ def rows(count: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"text": texts, "label": labels})
 
 
+def nested_of(source: SourceModel | Checkpoint) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return what the plan knows of the models within one."""
+    found = source.manifest.facts.get("elastic") if isinstance(source, Checkpoint) else None
+    return None if found is None else (tuple(found["widths"]), tuple(found["depths"]))
+
+
 class World:
     """Runs steps into directories below `root`."""
 
@@ -60,7 +66,9 @@ class World:
     def run(self, source: SourceModel | Checkpoint, config: Any, context: Context | None = None) -> Checkpoint:
         step = step_for(type(config))
         context = context or self.context(step.kind)
-        facts = SourceFacts(source.format, source.precision, source.architecture, source.layers)
+        facts = SourceFacts(
+            source.format, source.precision, source.architecture, source.layers, nested=nested_of(source)
+        )
         step.check(config, facts)
         after = step.after(config, facts)
         self.made += 1

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from compress.checkpoint import Checkpoint, open_checkpoint
+from compress.config.elastic import Elastic, Subnetwork
 from compress.config.quantization import (
     BitsAndBytes,
     MixedQuantization,
@@ -39,6 +40,16 @@ CONFIGS: dict[str, Any] = {
     "prune": Prune(PruneTarget(macs=0.6), calibration_rows=32, multiple=8),
     "vocabulary": Vocabulary(max_metric_drop=None),
     "distill": Distill(epochs=1, batch_size=16, learning_rate=1e-3, student=Student(layers=1)),
+    "elastic": Elastic(
+        epochs=1,
+        batch_size=16,
+        learning_rate=1e-3,
+        widths=[0.5, 1.0],
+        depths=[0.5, 1.0],
+        calibration_rows=32,
+        shape="1x8",
+    ),
+    "cut": Subnetwork(),
     "export": Export(check_rows=8),
     "simplify": Simplify(check_rows=8),
     "quantize": DynamicQuantization(max_metric_drop=None),
@@ -71,6 +82,8 @@ def source_of(world: Any, tuned: Checkpoint) -> Callable[[str], Any]:
     def give(kind: str) -> Any:
         if kind == "quantize/trained":
             return world.run(world.run(tuned, CONFIGS["quantize/aware"]), CONFIGS["export"])
+        if kind == "cut":
+            return world.run(tuned, CONFIGS["elastic"])
         accepts = step_kinds()[kind].accepts
         if "torch" in accepts:
             return tuned

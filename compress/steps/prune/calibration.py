@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import ConfigError
-from compress.steps.prune.importance.gates import (
+from compress.steps.importance.gates import (
     frozen,
     inputs_of,
     on_device_of,
@@ -16,7 +16,7 @@ from compress.steps.prune.importance.gates import (
     token_mask,
     with_hooks,
 )
-from compress.steps.prune.importance.scores import Batches, LossOf
+from compress.steps.importance.scores import Batches, LossOf
 
 if TYPE_CHECKING:
     import torch

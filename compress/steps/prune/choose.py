@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from compress.config.schemas import Prune
-    from compress.steps.prune.importance import Batches, Importance, LossOf, Masks
+    from compress.steps.importance import Batches, Importance, LossOf, Masks
 
 __all__ = [
     "Counts",
@@ -95,7 +95,7 @@ def losses_of(model: Any, config: Prune, batches: Batches, loss: LossOf, seed: i
 
 
 def _criterion(config: Prune, seed: int, share: float) -> Importance:
-    from compress.steps.prune.importance import HardConcreteImportance, importance
+    from compress.steps.importance import HardConcreteImportance, importance
 
     if config.importance == "hard_concrete":
         return HardConcreteImportance(share, config.gates.updates, config.gates.learning_rate, seed)
@@ -103,8 +103,8 @@ def _criterion(config: Prune, seed: int, share: float) -> Importance:
 
 
 def _ziplm(model: Any, config: Prune, batches: Batches, loss: LossOf) -> Losses:
+    from compress.steps.importance.gates import layout_of
     from compress.steps.prune.calibration import sensitivity
-    from compress.steps.prune.importance.gates import layout_of
     from compress.steps.prune.ziplm import prune_database, prune_sequentially
 
     layout = layout_of(model)
@@ -126,9 +126,9 @@ def _ziplm(model: Any, config: Prune, batches: Batches, loss: LossOf) -> Losses:
 
 
 def _scored(model: Any, config: Prune, batches: Batches, loss: LossOf, criterion: Importance) -> Losses:
-    from compress.steps.prune.importance import Masks, gate_gradients
-    from compress.steps.prune.importance.gates import layout_of
-    from compress.steps.prune.importance.kept import top_mask
+    from compress.steps.importance import Masks, gate_gradients
+    from compress.steps.importance.gates import layout_of
+    from compress.steps.importance.kept import top_mask
     from compress.steps.prune.mask_search import rearrange, removal_losses
     from compress.steps.prune.reconstruction import apply_masks
 
@@ -241,7 +241,7 @@ def check_ratio_reach(model: Any, config: Prune, ratios: Mapping[str, float | No
 
 def _unjudged(model: Any, config: Prune) -> tuple[list[dict[int, float]], list[dict[int, float]]]:
     """Return the levels of heads and of neurons of every layer, of no loss."""
-    from compress.steps.prune.importance.gates import layout_of
+    from compress.steps.importance.gates import layout_of
 
     layout = layout_of(model)
     return (

@@ -1,8 +1,8 @@
-"""What a model is worth on validation, and whether it lost too much."""
+"""Whether a model lost too much on validation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compress.errors import StepError
 
@@ -10,17 +10,7 @@ if TYPE_CHECKING:
     from compress.config.schemas import Prune
     from compress.steps.base import Context
 
-__all__ = ["judge", "validation_metric"]
-
-
-def validation_metric(model: Any, tokenizer: Any, context: Context) -> float:
-    """Return the task's metric on the validation split, to six digits."""
-    from compress.tasks.padding import padding_of
-    from compress.training import logits_of
-
-    features = context.task.encode(context.data.validation, tokenizer, context.max_length)
-    logits = logits_of(model, context.task, features, padding_of(tokenizer))
-    return round(float(context.task.metrics(logits, features)[context.task.metric]), 6)
+__all__ = ["judge"]
 
 
 def judge(before: float, after: float, config: Prune, context: Context) -> None:

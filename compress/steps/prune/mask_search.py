@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compress.errors import ConfigError
-from compress.steps.prune.importance.kept import Masks, top_mask
-from compress.steps.prune.importance.scores import Costs, Scores
+from compress.steps.importance.kept import Masks, top_mask
+from compress.steps.importance.scores import Costs, Scores
 
 if TYPE_CHECKING:
     import torch
 
-    from compress.steps.prune.importance.gradients import GateGradients
+    from compress.steps.importance.gradients import GateGradients
 
 __all__ = ["rearrange", "removal_losses", "search_masks"]
 

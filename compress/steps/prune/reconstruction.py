@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import ConfigError
+from compress.steps.importance.gates import frozen, layout_of, outputs_of, token_mask
+from compress.steps.importance.kept import Masks
+from compress.steps.importance.scores import Batches
 from compress.steps.prune.calibration import Moments, damped
-from compress.steps.prune.importance.gates import frozen, layout_of, outputs_of, token_mask
-from compress.steps.prune.importance.kept import Masks
-from compress.steps.prune.importance.scores import Batches
 from compress.steps.prune.replay import Replay, inputs_within
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import ConfigError
-from compress.steps.prune.importance.gates import frozen, inputs_of, on_device_of, with_hooks
-from compress.steps.prune.importance.scores import Batches
+from compress.steps.importance.gates import frozen, inputs_of, on_device_of, with_hooks
+from compress.steps.importance.scores import Batches
 
 if TYPE_CHECKING:
     import torch

@@ -14,11 +14,12 @@ from compress.models.activation import check_activation, with_activation
 from compress.models.families import family
 from compress.steps.base import Context, Link, SourceFacts, Step
 from compress.steps.prune.cutting import Cutter
-from compress.steps.prune.judging import judge, validation_metric
+from compress.steps.prune.judging import judge
 from compress.steps.prune.keep import links_of
 from compress.steps.prune.recovery import check_recovery, recover, refuse_teacher
 from compress.steps.prune.stages import Stage, Stages
 from compress.steps.prune.targets import MEASURED, asked, check_target, layers_left
+from compress.steps.validation import validation_metric
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +58,9 @@ class PruneStep(Step[Prune]):
     )
     modules: ClassVar[tuple[str, ...]] = (
         "compress.steps.drawing",
+        "compress.steps.importance",
         "compress.steps.prune",
+        "compress.steps.validation",
         "compress.training",
         "compress.models",
         "compress.tasks",

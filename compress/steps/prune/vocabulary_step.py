@@ -54,6 +54,10 @@ class VocabularyStep(Step[Vocabulary]):
                 f"vocabulary reads an fp32 model, this one is {source.precision}; put vocabulary before it"
             )
 
+    def after(self, config: Vocabulary, source: SourceFacts) -> SourceFacts:
+        """Return the source's facts; models within it stay models."""
+        return replace(super().after(config, source), nested=source.nested)
+
     def run(self, source: Checkpoint | SourceModel, config: Vocabulary, context: Context, out: Writer) -> None:
         """Choose the tokens, cut the tables, factorize, check, save."""
         from compress.checkpoint import Checkpoint

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from compress.steps.prune.importance import Batches, LossOf
+    from compress.steps.importance import Batches, LossOf
 
 __all__ = ["hidden_to_drop", "layers_to_keep"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import ConfigError
+from compress.steps.importance.gates import layout_of, outputs_of
+from compress.steps.importance.scores import Batches
 from compress.steps.prune.calibration import Moments, Sensitivity, damped, input_moments
-from compress.steps.prune.importance.gates import layout_of, outputs_of
-from compress.steps.prune.importance.scores import Batches
 from compress.steps.prune.reconstruction import Fit, Gathered, least_squares, refit
 
 if TYPE_CHECKING:

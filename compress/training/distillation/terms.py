@@ -11,7 +11,7 @@ import torch
 from compress.config.training import Taught
 from compress.tasks.base import IGNORED, Task
 from compress.training.distillation import losses
-from compress.training.distillation.entries import GOLD, LOGITS, MATCHED, PARTNER, SHARE, part_name
+from compress.training.distillation.entries import ANSWERED, GOLD, LOGITS, MATCHED, PARTNER, SHARE, part_name
 from compress.training.distillation.inside import EMBEDDINGS, PROJECTIONS, Part, Probe
 from compress.training.distillation.layer_maps import Matching
 
@@ -105,6 +105,13 @@ class DistillationLoss:
         """Leave the student as it was."""
         self.probe.close()
 
+    def answered(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a batch with the answers of live teachers in it, so that several losses of one batch ask them once."""
+        if self.live is None:
+            return dict(batch)
+        rows = torch.ones_like(batch["attention_mask"][:, 0], dtype=torch.bool)
+        return {**batch, **self.live.answers(batch, _inputs(batch)), ANSWERED: rows}
+
     def __call__(self, model: Any, batch: Mapping[str, Any], progress: float) -> torch.Tensor:
         """Return the mean loss of a batch, a scalar.
 
@@ -118,7 +125,7 @@ class DistillationLoss:
             Share of the updates that are done, 0 to 1.
         """
         known = dict(batch)
-        inputs = {name: known[name] for name in known if name not in _NOT_INPUTS and not name.startswith("teacher_")}
+        inputs = _inputs(known)
         if self.live is not None:
             known.update(self.live.answers(known, inputs))
         if SHARE in known:
@@ -269,6 +276,11 @@ def mixed(inputs: Mapping[str, Any], known: Mapping[str, Any], embedding: Callab
     seen = torch.where(share[:, None] < 1, torch.maximum(mask, mask[partner]), mask)
     rest = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
     return {**rest, "inputs_embeds": weight * states + (1 - weight) * states[partner], "attention_mask": seen}
+
+
+def _inputs(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a batch the model reads."""
+    return {name: known[name] for name in known if name not in _NOT_INPUTS and not name.startswith("teacher_")}
 
 
 def _judged(known: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -74,8 +74,8 @@ def test_ratios_are_judged_with_the_other_dimension_as_it_is(world: Any, tuned: 
 def test_a_rearrangement_that_raises_the_loss_is_not_taken(
     world: Any, tuned: Checkpoint, batches: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from compress.steps.importance import Masks
     from compress.steps.prune import mask_search
-    from compress.steps.prune.importance import Masks
 
     model, loss = load_model(tuned), task_loss(world.context("prune").task)
     config = Prune(PruneTarget(macs=0.5), importance="kwon", multiple=8)

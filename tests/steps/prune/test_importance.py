@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
 from compress.errors import ConfigError
-from compress.steps.prune.importance import (
+from compress.steps.importance import (
     CRITERIA,
     Costs,
     FisherImportance,
@@ -26,8 +26,8 @@ from compress.steps.prune.importance import (
     learn_gates,
     mac_costs,
 )
-from compress.steps.prune.importance.gates import gated, outputs_of
-from compress.steps.prune.importance.gradients import GateGradients, gate_gradients
+from compress.steps.importance.gates import gated, outputs_of
+from compress.steps.importance.gradients import GateGradients, gate_gradients
 from compress.steps.prune.mask_search import rearrange, removal_losses, search_masks
 
 LAYERS, HEADS, SIZE, WIDTH = 2, 4, 4, 12

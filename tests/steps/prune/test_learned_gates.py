@@ -10,10 +10,10 @@ import torch
 from compress.checkpoint import Checkpoint
 from compress.config.schemas import Prune, PruneTarget
 from compress.models.torch_io import load_model, load_tokenizer
+from compress.steps.importance import HardConcreteImportance, Scores, importance
+from compress.steps.importance.gates import gated, layout_of, outputs_of
+from compress.steps.importance.kept import top_mask
 from compress.steps.prune.choose import losses_of
-from compress.steps.prune.importance import HardConcreteImportance, Scores, importance
-from compress.steps.prune.importance.gates import gated, layout_of, outputs_of
-from compress.steps.prune.importance.kept import top_mask
 from compress.tasks.padding import padding_of
 from compress.training.batches import Collator
 from compress.training.loop import task_loss
@@ -87,7 +87,7 @@ def test_gates_are_learned_down_to_the_share_that_the_target_leaves(
             asked.append(arguments)
             super().__init__(arguments[0], 1, 0.1, 0)
 
-    monkeypatch.setattr("compress.steps.prune.importance.HardConcreteImportance", Criterion)
+    monkeypatch.setattr("compress.steps.importance.HardConcreteImportance", Criterion)
     config = Prune(PruneTarget(macs=0.5), importance="hard_concrete", multiple=8)
     losses_of(load_model(tuned), config, batches, task_loss(world.context("prune").task), 7, 0.3)
     assert asked == [(0.3, config.gates.updates, config.gates.learning_rate, 7)]

@@ -11,9 +11,9 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from compress.errors import ConfigError
+from compress.steps.importance import Masks, everything
+from compress.steps.importance.gates import gated, outputs_of
 from compress.steps.prune.calibration import Moments, input_moments, logit_probe, sensitivity
-from compress.steps.prune.importance import Masks, everything
-from compress.steps.prune.importance.gates import gated, outputs_of
 from compress.steps.prune.reconstruction import COMPENSATIONS, apply_masks, least_squares
 from compress.steps.prune.replay import Replay
 from compress.steps.prune.ziplm import prune_database, prune_sequentially, removal_order

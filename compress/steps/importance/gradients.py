@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.errors import ConfigError
-from compress.steps.prune.importance.gates import frozen, gated, layout_of, on_device_of, rows_of
-from compress.steps.prune.importance.scores import Batches, Importance, LossOf, Scores
+from compress.steps.importance.gates import frozen, gated, layout_of, on_device_of, rows_of
+from compress.steps.importance.scores import Batches, Importance, LossOf, Scores
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import ConfigError
-from compress.steps.prune.importance.scores import Costs, Scores
+from compress.steps.importance.scores import Costs, Scores
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ def everything(model: Any) -> Masks:
     """Return masks that keep all of a model."""
     import torch
 
-    from compress.steps.prune.importance.gates import layout_of
+    from compress.steps.importance.gates import layout_of
 
     layout = layout_of(model)
     heads = [torch.ones(count, dtype=torch.float64) for count in layout.heads]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.errors import ConfigError
-from compress.steps.prune.importance.gates import (
+from compress.steps.importance.gates import (
     frozen,
     inputs_of,
     layout_of,
@@ -14,7 +14,7 @@ from compress.steps.prune.importance.gates import (
     token_mask,
     with_hooks,
 )
-from compress.steps.prune.importance.scores import Batches, Importance, LossOf, Scores
+from compress.steps.importance.scores import Batches, Importance, LossOf, Scores
 
 if TYPE_CHECKING:
     import torch

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from compress.errors import ConfigError
-from compress.steps.prune.importance.activations import ActivationImportance
-from compress.steps.prune.importance.gradients import FisherImportance, TaylorImportance, gate_gradients
-from compress.steps.prune.importance.hard_concrete import HardConcreteImportance, learn_gates
-from compress.steps.prune.importance.kept import Masks, everything, keep_per_cost, keep_uniform
-from compress.steps.prune.importance.scores import Batches, Costs, Importance, LossOf, Scores, mac_costs
-from compress.steps.prune.importance.weights import MagnitudeImportance, RandomImportance
+from compress.steps.importance.activations import ActivationImportance
+from compress.steps.importance.gradients import FisherImportance, TaylorImportance, gate_gradients
+from compress.steps.importance.hard_concrete import HardConcreteImportance, learn_gates
+from compress.steps.importance.kept import Masks, everything, keep_per_cost, keep_uniform
+from compress.steps.importance.scores import Batches, Costs, Importance, LossOf, Scores, mac_costs
+from compress.steps.importance.weights import MagnitudeImportance, RandomImportance
 
 __all__ = [
     "CRITERIA",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.errors import ConfigError
-from compress.steps.prune.importance.gates import layout_of
-from compress.steps.prune.importance.scores import Batches, Importance, LossOf, Scores
+from compress.steps.importance.gates import layout_of
+from compress.steps.importance.scores import Batches, Importance, LossOf, Scores
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.errors import ConfigError, StepError
-from compress.steps.prune.importance.gates import frozen, gated, layout_of, on_device_of
-from compress.steps.prune.importance.scores import Batches, Costs, Importance, LossOf, Scores, mac_costs
+from compress.steps.importance.gates import frozen, gated, layout_of, on_device_of
+from compress.steps.importance.scores import Batches, Costs, Importance, LossOf, Scores, mac_costs
 
 if TYPE_CHECKING:
     import torch
