@@ -128,20 +128,22 @@ def _torch_tensors(weights: Iterable[Path], how: Quantization | None) -> dict[st
 def _onnx_tensors(file: Path) -> dict[str, Any]:
     """Return bytes of tables that are gathered from, number and precision of parameters of an ONNX model.
 
-    Parameters are floats and quantized integers of more than one element; scales, zero points and shapes are not.
+    Parameters are floats and quantized integers of more than one element; scales, zero points and shapes are not. Of
+    those that share bytes each counts, and what fills up the last block of a row.
     """
     import onnx
     from onnx import numpy_helper
 
     graph = onnx.load(str(file)).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    gathered = _gathered(graph)
+    gathered, packed = _gathered(graph), _packed(graph)
     embedding = 0
     counts: Counter[str] = Counter()
     for name, tensor in weights.items():
-        count = math.prod(tensor.dims)
-        helper = name.endswith(("_scale", "_zero_point"))
-        precision = _ONNX.get(onnx.TensorProto.DataType.Name(tensor.data_type))
+        bits = packed.get(name, 8)
+        count = math.prod(tensor.dims) * 8 // bits if bits else 0
+        helper = name.endswith(("_scale", "_zero_point")) or not bits
+        precision = _ONNX.get(onnx.TensorProto.DataType.Name(tensor.data_type)) if bits == 8 else f"int{bits}"
         if precision is not None and not helper and count > 1:
             counts[precision] += count
         if name in gathered and len(tensor.dims) == 2:
@@ -173,6 +175,18 @@ def _gathered(graph: onnx.GraphProto) -> set[str]:
             while source in produced and produced[source].op_type in ("DequantizeLinear", "Cast", "Identity"):
                 source = produced[source].input[0]
             found.add(source)
+    return found
+
+
+def _packed(graph: onnx.GraphProto) -> dict[str, int]:
+    """Return the bits of a number in each tensor that a block kernel reads; 0 for its scales and zero points."""
+    found: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
+            bits = next((attribute.i for attribute in node.attribute if attribute.name == "bits"), 4)
+            lookup = node.op_type == "GatherBlockQuantized"
+            found[node.input[0 if lookup else 1]] = bits
+            found |= dict.fromkeys(node.input[2:4], 0)
     return found
 
 

@@ -39,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with stoppable():
-            return _main(arguments)
+            if os.environ.get("WORLD_SIZE", "1") == "1":
+                return _main(arguments)
+            from compress.training.processes import alone_or_together
+
+            return alone_or_together(lambda: _main(arguments))
     except CompressError as error:
         return _complain(f"error: {error}", error.exit_status)
     except Stopped as stop:

@@ -36,7 +36,13 @@ def run_sweep(composer: Composer, overrides: Sequence[str]) -> int:
     from compress.sweeping import launchers
     from compress.sweeping.jobs import quoted
     from compress.sweeping.ledger import alone_in
+    from compress.training.processes import process_count
 
+    if process_count() > 1:
+        raise ConfigError(
+            "-m: a sweep runs each job in a process of its own, and cannot be started in several; start it with "
+            "python -m compress, or each job alone with torchrun -m compress"
+        )
     mode = [] if any(line.startswith("hydra.mode=") for line in overrides) else ["hydra.mode=MULTIRUN"]
     overrides = [*overrides, *mode]
     config = composer.compose(overrides, RunMode.MULTIRUN)

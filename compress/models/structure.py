@@ -11,11 +11,30 @@ from typing import Any
 from compress.errors import CheckpointError
 from compress.models.families import Family, family
 
-__all__ = ["Structure", "head_size_of", "read_structure", "structure_of"]
+__all__ = ["Structure", "Widths", "head_size_of", "read_structure", "structure_of"]
 
 _LISTS = ("heads", "intermediate_size", "key_value_heads")
 _COUNTS = ("layers", "hidden_size", "vocabulary", "head_size", "positions", "token_types", "embedding_size")
 _MAY_BE_ZERO = ("token_types",)
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The widths that all layers of a model have.
+
+    Attributes
+    ----------
+    hidden : int
+        Of the residual stream.
+    heads : int
+        Attention heads of a layer.
+    neurons : int
+        Feed-forward width of a layer.
+    """
+
+    hidden: int
+    heads: int
+    neurons: int
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "build_model",
+    "build_under_fresh_head",
     "load_model",
     "load_source",
     "load_tokenizer",
@@ -115,28 +116,54 @@ def build_model(source: SourceModel, task: Task, data: Data, seed: int) -> tuple
         return _random_model(source, source.random, task, data)
     assert source.path is not None
     tokenizer = load_tokenizer(source.path, words=task.reads_words)
+    model, fresh = _whole_body(source, task)
+    log.info("%s: freshly initialised: %s", source.name, ", ".join(sorted(fresh)) or "nothing")
+    return model.float().eval(), tokenizer
+
+
+def _whole_body(source: SourceModel, task: Task) -> tuple[Any, set[str]]:
+    """Return the model, and what was not in its files: parts of the head and a pooler, nothing of the body."""
     model, fresh = _from_pretrained(source, task)
     base = f"{family(source.architecture).base}."
     lost = sorted(name for name in fresh if name.startswith(base) and ".pooler." not in f".{name}.")
     if lost:
-        raise CheckpointError(
-            f"model.path={source.name} lacks weights of its body: {', '.join(lost[:4])}; it is not whole"
-        )
-    log.info("%s: freshly initialised: %s", source.name, ", ".join(sorted(fresh)) or "nothing")
-    return model.float().eval(), tokenizer
+        raise CheckpointError(f"{source.named} lacks weights of its body: {', '.join(lost[:4])}; it is not whole")
+    return model, fresh
+
+
+def build_under_fresh_head(source: SourceModel, task: Task, seed: int) -> Any:
+    """Return a model with the body of a checkpoint and a head that nothing was trained of, whatever head it came with.
+
+    Parameters
+    ----------
+    source
+        The checkpoint; not one of random weights.
+    task
+        Says which head, and its labels.
+    seed
+        Seed of the head, and of a pooler that the checkpoint lacks.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    places = family(source.architecture)
+    loaded, _ = _whole_body(source, task)
+    torch.manual_seed(seed)
+    with quiet():
+        model = task.model_class().from_config(loaded.config, attn_implementation=places.attention).float().eval()
+    places.base_model(model).load_state_dict(places.base_model(loaded).state_dict())
+    return model
 
 
 def load_source(source: SourceModel, task: Task) -> tuple[Any, Any]:
     """Return an already fine-tuned model and its tokenizer; every weight must be in its files."""
     if source.path is None or source.labels is None:
-        raise ConfigError(f"model.path={source.name} has no fine-tuned head; put finetune first in steps")
+        raise ConfigError(f"{source.named} has no fine-tuned head; put finetune first in steps")
     if source.head not in (None, task.name):
-        raise ConfigError(f"model.path={source.name} is fine-tuned for {source.head}, not for task={task.name}")
+        raise ConfigError(f"{source.named} is fine-tuned for {source.head}, not for task={task.name}")
     model, fresh = _from_pretrained(source, task)
     if fresh:
-        raise CheckpointError(
-            f"model.path={source.name} lacks the weights {', '.join(sorted(fresh)[:4])}; it is not whole"
-        )
+        raise CheckpointError(f"{source.named} lacks the weights {', '.join(sorted(fresh)[:4])}; it is not whole")
     return model.float().eval(), load_tokenizer(source.path)
 
 
@@ -163,12 +190,12 @@ def _from_pretrained(source: SourceModel, task: Task) -> tuple[Any, set[str]]:
                 output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"model.path={source.name} cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise CheckpointError(f"{source.named} cannot be loaded: {str(error).splitlines()[0]}") from error
     base = f"{family(source.architecture).base}."
     mismatched = {str(entry[0] if isinstance(entry, tuple | list) else entry) for entry in report["mismatched_keys"]}
     body = sorted(name for name in mismatched if name.startswith(base))
     if body:
-        raise CheckpointError(f"model.path={source.name}: the shape of {', '.join(body[:4])} is not that of its config")
+        raise CheckpointError(f"{source.named}: the shape of {', '.join(body[:4])} is not that of its config")
     return model, set(report["missing_keys"]) | mismatched
 
 

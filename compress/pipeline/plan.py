@@ -92,6 +92,8 @@ class Plan:
 
     def with_keys(self, job: JobConfig, fingerprint: str) -> Plan:
         """Return the plan with every step's store key, given the data's fingerprint."""
+        from compress.training.processes import process_count
+
         keyed: list[PlannedStep] = []
         keys: dict[str, str] = {}
         source_key = self.source.fingerprint
@@ -102,6 +104,7 @@ class Plan:
                 "metric": job.task.metric,
                 "max_length": job.model.max_length,
                 "flags": isa(),
+                **({"processes": process_count()} if step.trains and process_count() > 1 else {}),
                 **step.resolve(planned.config),
             }
             key = step_key(
@@ -142,7 +145,9 @@ def make_plan(job: JobConfig, source: SourceModel, labels: Sequence[str] | None)
     """
     notes: list[str] = []
     _check_shapes(job.benchmark.shapes, source)
-    facts = SourceFacts(source.format, source.precision, source.architecture, source.layers, source.positions)
+    facts = SourceFacts(
+        *(source.format, source.precision, source.architecture, source.layers, source.positions), widths=source.widths
+    )
     planned: list[PlannedStep] = []
 
     def add(name: str, config: Any, *, part_of: str | None = None, folder: str | None = None) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dry_run"]
 
-_SHARES = {"int8": 0.3, "int4": 0.2, "nf4": 0.2, "fp4": 0.2}
+_SHARES = {"int8": 0.3, "int4": 0.2, "int2": 0.15, "nf4": 0.2, "fp4": 0.2}
 """Bytes of weights relative to fp32, rounded up."""
 
 

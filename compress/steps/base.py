@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint, Writer
     from compress.data.base import Data
     from compress.models.source import SourceModel
+    from compress.models.structure import Widths
     from compress.tasks.base import Task
 
 __all__ = ["Context", "Link", "SourceFacts", "Step"]
@@ -175,6 +176,8 @@ class SourceFacts:
         Entries of the position table of the model that the recipe starts from, where its config tells.
     grid_bits : int or None
         Bits of the grids that an earlier step, quantization-aware training, leaves weights on.
+    widths : Widths or None
+        Of every layer; None where they are not known, as after a step that makes them narrower.
     nested : tuple of two tuples of float, or None
         Widths and depths of the models that the step before, elastic, trained within its own; None after any other.
     """
@@ -185,4 +188,5 @@ class SourceFacts:
     layers: int
     positions: int | None = None
     grid_bits: int | None = None
+    widths: Widths | None = None
     nested: tuple[tuple[float, ...], tuple[float, ...]] | None = None

@@ -43,22 +43,14 @@ class Changed:
 
 
 class Augmenter(Protocol):
-    """Changes rows as they are drawn; what comes out depends on `epoch` and the rows alone.
-
-    Attributes
-    ----------
-    epoch : int
-        Counted from 0; set before each pass.
-    """
-
-    epoch: int
+    """Changes rows as they are drawn; what comes out depends on the epoch and the rows alone."""
 
     @property
     def token_ids(self) -> list[int]:
         """Tokens that changed rows may hold and rows as they are may not."""
 
-    def __call__(self, rows: Sequence[int]) -> Changed:
-        """Return the rows of a batch, some of them changed."""
+    def __call__(self, rows: Sequence[int], epoch: int) -> Changed:
+        """Return the rows of a batch, some of them changed; epochs are counted from 0."""
 
 
 _BATCHES_PER_BUCKET = 50
@@ -132,6 +124,8 @@ class Collator:
         Further arrays per row, a teacher's outputs for instance; zeros for rows that were changed.
     augmenter
         Changes rows.
+    sampler
+        Knows the epoch.
     """
 
     def __init__(
@@ -141,12 +135,14 @@ class Collator:
         padding: Mapping[str, int],
         extras: Extras | None = None,
         augmenter: Augmenter | None = None,
+        sampler: BatchSampler | None = None,
     ) -> None:
         self.task = task
         self.features = features
         self.padding = dict(padding)
         self.extras = extras
         self.augmenter = augmenter
+        self.sampler = sampler
 
     def arrays(self, rows: Sequence[int], with_labels: bool = True) -> dict[str, np.ndarray]:
         """Return the batch as numpy arrays."""
@@ -163,7 +159,7 @@ class Collator:
             if self.extras is not None:
                 arrays.update(self.extras(rows, arrays["input_ids"].shape[1]))
         else:
-            arrays = self._changed(rows, self.augmenter(rows))
+            arrays = self._changed(rows, self.augmenter(rows, 0 if self.sampler is None else self.sampler.epoch))
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _changed(self, rows: Sequence[int], found: Changed) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from compress.config.schemas import Training
 from compress.errors import ConfigError, StepError, UnsupportedError
 from compress.tasks.padding import padding_of
 from compress.training.batches import Augmenter, Extras
+from compress.training.processes import process_count, team
 from compress.training.reproducible import reproducible
 from compress.training.state import TrainingState
 
@@ -106,7 +107,7 @@ def train(
     device
         ``cpu``, ``cuda`` or ``cuda:N``.
     threads
-        Intra-op threads of torch.
+        Intra-op threads of torch; of several processes on a machine together.
     scratch
         Directory for the resume state; the caller removes it when the work is safe.
     loss_fn
@@ -132,6 +133,7 @@ def train(
     StepError
         The loss became infinite or no number.
     """
+    from compress.training.first_token import first_token_only
     from compress.training.read_rows import only_rows, rows_to_read
 
     _check(train_features, validation_features, config, device)
@@ -150,10 +152,13 @@ def train(
         "threads": threads,
         "start_counts": start_counts,
         "keep_last": keep_last,
+        "processes": process_count(),
         "table": None if rows is None else sha256(rows.tobytes()).hexdigest(),
     }
     state = TrainingState(scratch / "training", facts)
-    with reproducible(seed, threads), only_rows(model, rows):
+    members = team()
+    own_threads = threads if members is None else members.threads(threads)
+    with reproducible(seed, own_threads), only_rows(model, rows), first_token_only(model):
         progress = state.finished()
         if progress is None:
             from compress.training.trainer import run_trainer
@@ -174,6 +179,7 @@ def train(
                 description=description,
                 start_counts=start_counts,
                 keep_last=keep_last,
+                members=members,
             )
         model.to("cpu")
         _restore(model, state, progress)

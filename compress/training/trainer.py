@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from compress.config.schemas import Training
 from compress.console import Progress, progress_of
 from compress.errors import StepError
+from compress.training.arguments import training_arguments
+from compress.training.averaging import Average
 from compress.training.batches import Augmenter, BatchSampler, Collator, Extras, logits_of
+from compress.training.sharing import SharedModel, average_gradients, pack, seed_share
 from compress.training.state import TrainingState
 
 if TYPE_CHECKING:
     from compress.tasks.base import Features, Task
     from compress.training.loop import LossFunction
+    from compress.training.processes import Team
 
-__all__ = ["run_trainer"]
+__all__ = ["follow_trainer", "run_trainer"]
 
 log = logging.getLogger(__name__)
 
 _MODEL_FILE = "model.pt"
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+_AVERAGE_FILE = "average.pt"
 
 
 def run_trainer(
@@ -51,8 +55,12 @@ def run_trainer(
     description: str,
     start_counts: bool,
     keep_last: bool,
+    members: Team | None = None,
 ) -> dict[str, Any]:
-    """Train, from the last whole state if there is one; returns the progress as `TrainingState` keeps it."""
+    """Train, from the last whole state if there is one; returns the progress as `TrainingState` keeps it.
+
+    Where there are `members`, this is the first of them, and the others follow.
+    """
     sampler = BatchSampler(train_features.lengths, config.batch_size, seed)
     updates_per_epoch = -(-len(sampler) // config.gradient_accumulation)
     epoch_end = _EpochEnd(
@@ -64,82 +72,90 @@ def run_trainer(
         state,
         device=device,
         sampler=sampler,
-        augmenter=augmenter,
         updates_per_epoch=updates_per_epoch,
         keep_last=keep_last,
     )
+    epoch_end.members = members
     resume = state.latest()
     if resume is not None:
-        epoch_end.progress = resume[1]
+        epoch_end.resumed, epoch_end.progress = resume
         log.info("%s: goes on after update %s", description, resume[0].name.rpartition("-")[2])
     elif start_counts:
         model.to(device)
         epoch_end.judge_start(description)
-    use_cache = getattr(model.config, "use_cache", None)
-    loader: DataLoader[Any] = DataLoader(
-        range(len(train_features)),  # type: ignore[arg-type]
-        batch_sampler=sampler,
-        collate_fn=Collator(task, train_features, padding, extras, augmenter),
-    )
+    collate, directory = Collator(task, train_features, padding, extras, augmenter, sampler), state.directory
+    if members is not None:
+        members.begin(
+            pack(
+                {
+                    "model": model,
+                    "collate": collate,
+                    "sampler": sampler,
+                    "config": config,
+                    "loss_fn": loss_fn,
+                    "directory": directory,
+                    "resumed": epoch_end.resumed,
+                    "seed": seed,
+                    "device": device,
+                    "threads": torch.get_num_threads(),
+                }
+            )
+        )
     with progress_of(description, total=config.epochs * updates_per_epoch, unit="updates") as shown:
         epoch_end.shown = shown
         trainer = _Trainer(
             model=model,
-            args=_arguments(config, state.directory, config.epochs * updates_per_epoch, seed, device),
+            args=training_arguments(config, directory, config.epochs * updates_per_epoch, seed, device),
             callbacks=[epoch_end],
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.prepare(loader, loss_fn, state, epoch_end)
-        try:
-            with warnings.catch_warnings():
-                # Recommends calls in an order that Trainer follows; raised where a resumed scheduler is loaded.
-                warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-                trainer.train(resume_from_checkpoint=None if resume is None else str(resume[0]))
-        finally:
-            trainer.accelerator.free_memory()
-            model.zero_grad(set_to_none=True)
-            if use_cache is not None:
-                model.config.use_cache = use_cache
+        trainer.prepare(_loader(sampler, collate), loss_fn, state, epoch_end, members)
+        _go(trainer, model, epoch_end.resumed)
     return epoch_end.progress
 
 
-def _arguments(config: Training, directory: Path, updates: int, seed: int, device: str) -> TrainingArguments:
-    cpu = device == "cpu"
-    if not cpu:
-        index = int(device.partition(":")[2] or 0)
-        os.environ["ACCELERATE_TORCH_DEVICE"] = f"cuda:{index}"
-    arguments = TrainingArguments(
-        output_dir=str(directory),
-        use_cpu=cpu,
-        seed=seed,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=_SCHEDULES[config.schedule],
-        warmup_steps=math.ceil(config.warmup_ratio * updates),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch_fused",
-        bf16=config.precision == "bf16",
-        fp16=config.precision == "fp16",
-        eval_strategy="no",
-        save_strategy="no",
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
+def follow_trainer(
+    *,
+    model: Any,
+    collate: Collator,
+    sampler: BatchSampler,
+    config: Training,
+    loss_fn: LossFunction,
+    directory: Path,
+    resumed: Path | None,
+    seed: int,
+    device: str,
+    members: Team,
+) -> None:
+    """Take part in the training of another process that calls `run_trainer`; reads its resume state, writes nothing."""
+    updates_per_epoch = -(-len(sampler) // config.gradient_accumulation)
+    follower = _Follower(model, sampler, updates_per_epoch, members)
+    trainer = _Trainer(
+        model=model,
+        args=training_arguments(config, directory, config.epochs * updates_per_epoch, seed, members.device(device)),
+        callbacks=[follower],
     )
-    if not cpu:
-        # Trainer takes cuda:0 and, where there are several GPUs, wraps the model in DataParallel.
-        chosen = torch.device("cuda", index)
-        torch.cuda.set_device(chosen)
-        arguments.__dict__["_setup_devices"] = chosen
-        arguments.__dict__["_n_gpu"] = 1
-    return arguments
+    trainer.prepare(_loader(sampler, collate), loss_fn, None, follower, members)
+    _go(trainer, model, resumed)
+
+
+def _loader(sampler: BatchSampler, collate: Collator) -> DataLoader[Any]:
+    rows: Any = range(len(sampler.lengths))
+    return DataLoader(rows, batch_sampler=sampler, collate_fn=collate)
+
+
+def _go(trainer: _Trainer, model: Any, resumed: Path | None) -> None:
+    trainer.remove_callback(PrinterCallback)
+    use_cache = getattr(model.config, "use_cache", None)
+    try:
+        with warnings.catch_warnings():
+            # Recommends calls in an order that Trainer follows; raised where a resumed scheduler is loaded.
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    finally:
+        trainer.accelerator.free_memory()
+        model.zero_grad(set_to_none=True)
+        if use_cache is not None:
+            model.config.use_cache = use_cache
 
 
 class _Trainer(Trainer):
@@ -148,13 +164,19 @@ class _Trainer(Trainer):
     loss_is_scaled_for_ga = False
 
     def prepare(
-        self, loader: DataLoader[Any], loss_fn: LossFunction, state: TrainingState, epoch_end: _EpochEnd
+        self,
+        loader: DataLoader[Any],
+        loss_fn: LossFunction,
+        state: TrainingState | None,
+        epoch_end: Any,
+        members: Team | None,
     ) -> None:
         """Take what the constructor of Trainer has no place for."""
         self.loader = loader
         self.loss_fn = loss_fn
         self.kept = state
         self.epoch_end = epoch_end
+        self.members = members
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return our loader; its order needs no generator state, so it is right after a mid-epoch resume too."""
@@ -168,6 +190,11 @@ class _Trainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return the loss of a batch, which must be a number."""
+        if self.members is not None:
+            batch = self.epoch_end.progress["batches"]
+            if self.members.rank > 0:
+                seed_share(self.args.seed, self.members.rank, self.state.global_step, batch)
+            model = SharedModel(model, self.members)
         loss = self.loss_fn(model, inputs, self.state.global_step / self.state.max_steps)
         value = loss.item()
         if not math.isfinite(value):
@@ -179,6 +206,13 @@ class _Trainer(Trainer):
         self.epoch_end.progress["batches"] += 1
         return loss
 
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Return the loss of a batch, its gradients computed; of several processes the same in all of them."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.members is not None and self.accelerator.sync_gradients:
+            average_gradients(model, self.members)
+        return loss
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: nobody reads it, and counting parameters takes a millisecond of every step."""
         return 0
@@ -187,11 +221,15 @@ class _Trainer(Trainer):
         return None
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        assert self.kept is not None
         path = self.kept.begin(self.state.global_step)
+        weights, average = self.epoch_end.model.state_dict(), self.epoch_end.average
         # The weights, and two moments of each in AdamW.
-        weights = self.epoch_end.model.state_dict()
-        with self.kept.saving(3 * sum(tensor.nbytes for tensor in weights.values())):
+        size = 3 * sum(tensor.nbytes for tensor in weights.values()) + (0 if average is None else average.nbytes)
+        with self.kept.saving(size):
             torch.save(weights, path / _MODEL_FILE)
+            if average is not None:
+                average.save(path / _AVERAGE_FILE)
             self._save_optimizer_and_scheduler(str(path))
             self._save_scaler(str(path))
             self._save_rng_state(str(path))
@@ -218,7 +256,6 @@ class _EpochEnd(TrainerCallback):
         *,
         device: str,
         sampler: BatchSampler,
-        augmenter: Augmenter | None,
         updates_per_epoch: int,
         keep_last: bool,
     ) -> None:
@@ -230,26 +267,32 @@ class _EpochEnd(TrainerCallback):
         self.kept = state
         self.device = device
         self.sampler = sampler
-        self.augmenter = augmenter
         self.keep_last = keep_last
         self.updates_per_epoch = updates_per_epoch
         self.progress: dict[str, Any] = {"best": None, "history": [], "loss_sum": 0.0, "batches": 0}
         self.saved_at = time.monotonic()
         self.shown: Progress | None = None
+        self.resumed: Path | None = None
+        self.average: Average | None = None
+        self.members: Team | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show what a resumed training has behind it."""
+        """Show what a resumed training has behind it; begin or go on with the average."""
+        if self.config.average is not None:
+            self.average = Average(self.model, self.config.average)
+            if self.resumed is not None:
+                self.average.load(self.resumed / _AVERAGE_FILE)
         if self.shown is not None:
             self.shown.start_at(state.global_step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the sampler the epoch, by whole updates: `state.epoch` is a float."""
         self.sampler.epoch = state.global_step // self.updates_per_epoch
-        if self.augmenter is not None:
-            self.augmenter.epoch = self.sampler.epoch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Save when it is time; never at an epoch's last update, whose evaluation is still to come."""
+        if self.average is not None:
+            self.average.update(state.global_step)
         if self.shown is not None:
             self.shown.advance(note=self._note())
         due = time.monotonic() - self.saved_at >= self.config.checkpoint_seconds
@@ -266,7 +309,13 @@ class _EpochEnd(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Evaluate, keep, stop or save."""
-        epoch = state.global_step // self.updates_per_epoch
+        with nullcontext() if self.average is None else self.average.applied():
+            self._judge(state.global_step // self.updates_per_epoch, control)
+        if self.members is not None:
+            self.members.agree(control.should_training_stop)
+        return control
+
+    def _judge(self, epoch: int, control: Any) -> None:
         metrics = self._metrics()
         value = metrics[self.task.metric]
         loss = self.progress["loss_sum"] / max(1, self.progress["batches"])
@@ -290,7 +339,6 @@ class _EpochEnd(TrainerCallback):
             control.should_training_stop = True
         else:
             control.should_save = True
-        return control
 
     def _metrics(self) -> dict[str, float]:
         answers = logits_of(
@@ -308,3 +356,27 @@ class _EpochEnd(TrainerCallback):
     def _note(self) -> str:
         loss = self.progress["loss_sum"] / max(1, self.progress["batches"])
         return f"loss {loss:.4f}"
+
+
+class _Follower(TrainerCallback):
+    """What a process other than the first does around its share of the batches: go on as long as the first does."""
+
+    def __init__(self, model: Any, sampler: BatchSampler, updates_per_epoch: int, members: Team) -> None:
+        self.model = model
+        self.sampler = sampler
+        self.updates_per_epoch = updates_per_epoch
+        self.members = members
+        self.progress: dict[str, Any] = {"loss_sum": 0.0, "batches": 0}
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the sampler the epoch."""
+        self.sampler.epoch = state.global_step // self.updates_per_epoch
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the batches of the next update from 0, wherever the training was resumed."""
+        self.progress["batches"] = 0
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Wait for the evaluation, and stop where it says so."""
+        control.should_training_stop = self.members.agree(False)
+        return control

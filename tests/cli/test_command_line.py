@@ -71,17 +71,17 @@ def test_another_path_is_not_held_to_the_packaged_model_s_hash() -> None:
 def test_a_user_s_recipe_may_hold_the_same_kind_of_step_twice(tmp_path: Path) -> None:
     (tmp_path / "recipe").mkdir()
     (tmp_path / "distill").mkdir()
-    (tmp_path / "distill" / "narrow.yaml").write_text("defaults: [schema]\ntemperature: 7\n")
+    (tmp_path / "distill" / "thin.yaml").write_text("defaults: [schema]\ntemperature: 7\n")
     (tmp_path / "recipe" / "twice.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - /distill@distill_narrow: narrow\n"
-        "steps: [finetune, distill, distill_narrow, quantize]\n"
+        "# @package _global_\ndefaults:\n  - /distill@distill_thin: thin\n"
+        "steps: [finetune, distill, distill_thin, quantize]\n"
     )
-    job = compose_job("twice", ["distill_narrow.student.layers=2", "distill.student.layers=4"], config_dir=tmp_path)
-    assert job.steps["distill_narrow"].student.layers == 2
-    assert job.steps["distill_narrow"].temperature == 7
+    job = compose_job("twice", ["distill_thin.student.layers=2", "distill.student.layers=4"], config_dir=tmp_path)
+    assert job.steps["distill_thin"].student.layers == 2
+    assert job.steps["distill_thin"].temperature == 7
     assert job.steps["distill"].student.layers == 4
-    with pytest.raises(ConfigError, match=r"distill_narrow\.temperatur: unknown key"):
-        compose_job("twice", ["distill_narrow.temperatur=2"], config_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"distill_thin\.temperatur: unknown key"):
+        compose_job("twice", ["distill_thin.temperatur=2"], config_dir=tmp_path)
 
 
 def test_equal_jobs_have_equal_digests_whatever_led_there() -> None:

@@ -1,4 +1,4 @@
-"""Recipes that cut and then distil from the model that was not cut."""
+"""Recipes that cut and distil: from the model that was not cut, or into a narrower one."""
 
 from __future__ import annotations
 
@@ -42,3 +42,16 @@ def test_a_vocabulary_is_cut_taught_and_reported(tmp_path: Path) -> None:
     assert found["texts"][1]["texts"] == record["data"]["rows"]["test"]
     assert found["texts"][1]["whole"] < 1
     assert "## Vocabulary" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_student_of_half_the_width_is_taught_and_quantized(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "compress", "recipe=distill_narrow", "debug=tiny"]
+    places = [f"store.path={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run([*line, *places], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert [step["name"] for step in record["steps"]] == ["finetune", "distill", "export", "simplify", "quantize"]
+    student = record["steps"][1]["facts"]["student"]
+    assert (student["made_from"], student["hidden"], student["narrow"]) == ("source", 16, "svd")
+    assert record["comparison"]["size_ratio"] > 2

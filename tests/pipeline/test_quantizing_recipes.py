@@ -14,20 +14,41 @@ LAST = {
     "int8_static": {"method": "static"},
     "qat_int8": {"method": "trained", "bits": 8},
     "mixed_int8": {"method": "mixed", "bits": "8/32", "spared": []},
+    "int2": {"method": "weight_only", "bits": 2},
+    "qat_int2": {"method": "trained", "bits": 2},
 }
+BLOCKS = ("int2", "qat_int2")
+STUDENT = ["+quantize@qat=aware2", "quantize=trained", "qat.teacher=finetune", "quantize.bits=2"]
+STUDENT += ["steps=[finetune,vocabulary,prune,distill,qat,export,simplify,quantize]"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", list(LAST))
 def test_a_recipe_runs_from_data_to_report(recipe: str, tmp_path: Path) -> None:
-    places = [f"store.path={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
-    line = [sys.executable, "-m", "compress", f"recipe={recipe}", "debug=tiny", *places]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    record = _record([f"recipe={recipe}"], tmp_path)
     facts: dict[str, Any] = record["steps"][-1]["facts"]["quantize"]
     assert facts.items() >= LAST[recipe].items()
-    assert facts["executed"]["integer"] > 0
-    assert facts["executed"]["float"] == 1, "the head"
-    assert record["variants"]["quantize"]["precision"] == "int8"
+    if recipe in BLOCKS:
+        assert facts["executed"]["kernels"]["MatMulNBits"] == facts["executed"]["float"] - 1, "all but the head"
+    else:
+        assert facts["executed"]["integer"] > 0
+        assert facts["executed"]["float"] == 1, "the head"
+    assert record["variants"]["quantize"]["precision"] == ("int2" if recipe in BLOCKS else "int8")
     assert record["comparison"]["size_ratio"] > 1
+
+
+@pytest.mark.slow
+def test_a_pruned_distilled_student_is_trained_at_2_bits(tmp_path: Path) -> None:
+    record = _record(["recipe=prune_distill_int8", *STUDENT], tmp_path)
+    assert record["variants"]["quantize"]["precision"] == "int2"
+    assert record["steps"][-1]["facts"]["quantize"]["trained"] > 0
+
+
+def _record(arguments: list[str], folder: Path) -> dict[str, Any]:
+    """Return the record of a run on the tiny model."""
+    places = [f"store.path={folder / 'store'}", f"hydra.run.dir={folder / 'run'}"]
+    line = [sys.executable, "-m", "compress", *arguments, "debug=tiny", *places]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    record: dict[str, Any] = json.loads((folder / "run" / "record.json").read_text())
+    return record

@@ -65,7 +65,7 @@ def test_it_answers_the_same_in_a_new_process_without_torch(
         way: run_step(step_for(type(config)), exported, config, context, tmp_path / way)
         for way, config in METHODS.items()
     }
-    for bits in ("8", "4"):
+    for bits in ("8", "4", "2"):
         source = torch_source
         for way, config in (
             ("aware", replace(AWARE, bits=bits)),

@@ -1,4 +1,4 @@
-"""4-bit and 8-bit weights: the kernels compute what the blocks say."""
+"""Weights of 2, 4 and 8 bits: the kernels compute what the blocks say."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def config(**changes: Any) -> WeightOnlyQuantization:
 @pytest.mark.parametrize(
     ("bits", "changes"),
     [
-        *((bits, {"rounding": "nearest"}) for bits in (4, 8)),
-        *((bits, {"rounding": "nearest", "symmetric": True}) for bits in (4, 8)),
-        (4, {"rounding": "hqq"}),
-        *((bits, {"rounding": "gptq"}) for bits in (4, 8)),
-        *((bits, {"rounding": "nearest", "block_size": 64}) for bits in (4, 8)),  # wider than the matrix
+        *((bits, {"rounding": "nearest"}) for bits in (2, 4, 8)),
+        *((bits, {"rounding": "nearest", "symmetric": True}) for bits in (2, 4, 8)),
+        *((bits, {"rounding": "hqq"}) for bits in (2, 4)),
+        *((bits, {"rounding": "gptq"}) for bits in (2, 4, 8)),
+        *((bits, {"rounding": "nearest", "block_size": 64}) for bits in (2, 4, 8)),  # wider than the matrix
     ],
     ids=str,
 )
@@ -37,11 +37,11 @@ def test_the_kernels_compute_what_the_blocks_say(
 ) -> None:
     import onnxruntime
 
-    from compress.benchmark.size import macs_of_onnx
+    from compress.benchmark.size import macs_of_onnx, size_of
     from compress.onnx_graph import find_head, load_graph, products_of, replace_initializers
     from compress.onnx_graph.tables import lookups_of
     from compress.runtime import open_predictor
-    from compress.steps.quantize.blocks import nearest
+    from compress.steps.quantize.blocks import of_table
     from compress.steps.quantize.observing import Calibration, Watch, hessians
     from compress.steps.quantize.weight_only import _blocks
 
@@ -50,6 +50,11 @@ def test_the_kernels_compute_what_the_blocks_say(
     facts = left.manifest.facts["quantize"]
     assert facts["executed"]["kernels"]["MatMulNBits"] == 2 * 6 + 1
     assert facts["integer_tables"] == 1
+
+    size, before = size_of(left.path, "onnx"), size_of(exported.path, "onnx")
+    assert size["precision"] == f"int{bits}"
+    # Blocks of 64 are filled up: of rows of 32 each counts twice.
+    assert 1 <= size["parameters"] / before["parameters"] < (1.9 if chosen.block_size == 64 else 1.02)
 
     graph = load_graph(exported.path)
     assert macs_of_onnx(load_graph(left.path), 2, 16) == macs_of_onnx(graph, 2, 16)
@@ -61,7 +66,7 @@ def test_the_kernels_compute_what_the_blocks_say(
         hessian = sums[one.input] if chosen.rounding == "gptq" else None
         values[one.node.input[1]] = _blocks(np.ascontiguousarray(one.weight.T), chosen, hessian).floats().T
     for name, (table, _) in lookups_of(graph).items():
-        values[name] = nearest(table, bits, chosen.block_size, chosen.symmetric).floats()
+        values[name] = of_table(table, bits, chosen.block_size, chosen.symmetric).floats()
     replace_initializers(graph, values)
     feeds = {"input_ids": INPUTS["input_ids"], "attention_mask": np.ones_like(INPUTS["input_ids"])}
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -73,7 +78,7 @@ def test_the_kernels_compute_what_the_blocks_say(
 def test_refusals() -> None:
     fp32 = SourceFacts("onnx", "fp32", "bert", 2)
     for changes, message in (
-        ({"bits": 5}, "4 and 8"),
+        ({"bits": 5}, "2, 4 and 8"),
         ({"block_size": 48}, "power of two"),
         ({"rounding": "hqq", "symmetric": True}, "zero points"),
         ({"rounding": "hqq", "bits": 8}, "8-bit kernel"),
@@ -83,4 +88,5 @@ def test_refusals() -> None:
             WeightOnlyStep().check(config(**changes), fp32)
     with pytest.raises(ConfigError, match="this one is int8"):
         WeightOnlyStep().check(config(), SourceFacts("onnx", "int8", "bert", 2))
-    assert WeightOnlyStep().after(config(), fp32).precision == "int4"
+    for bits in (2, 4, 8):
+        assert WeightOnlyStep().after(config(bits=bits), fp32).precision == f"int{bits}"

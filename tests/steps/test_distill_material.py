@@ -9,10 +9,11 @@ from safetensors import safe_open
 
 from compress.checkpoint import Checkpoint
 from compress.config.schemas import Distill, DistillWeights, Student
-from compress.config.training import Augmentation
+from compress.config.training import Augmentation, Stage
 from compress.errors import ConfigError, DataError
 from compress.models.torch_io import load_model
 from compress.steps.distill import DistillStep
+from compress.training import train
 from compress.training.distillation.live import LiveTeacher
 
 if TYPE_CHECKING:
@@ -159,16 +160,53 @@ def test_teachers_named_wrongly_are_refused_while_planning(
 
 def test_a_student_of_fewer_heads_learns_relations(world: World, tuned: Checkpoint) -> None:
     from compress.config.schemas import Prune, PruneRatio, PruneTarget
-    from compress.config.training import Relations
 
     narrow = world.run(tuned, Prune(target=PruneTarget(ratio=PruneRatio(heads=0.5))))
     weights = DistillWeights(task=0.0, logits=0.0, relations=1.0)
     context = world.context("distill", inputs={"finetune": tuned})
-    config = Distill(
-        **{**QUICK, "student": Student(layers=None)}, teacher="finetune", weights=weights, relations=Relations(heads=4)
-    )
+    config = Distill(**{**QUICK, "student": Student(layers=None)}, teacher="finetune", weights=weights)
     student = world.run(narrow, config, context)
     history = student.manifest.facts["history"]
     assert history[-1]["loss"] < history[0]["loss"]
     heads = load_model(student).bert.encoder.layer[0].attention.self.num_attention_heads
     assert heads == load_model(narrow).bert.encoder.layer[0].attention.self.num_attention_heads
+
+
+def test_two_stages_are_two_trainings_and_go_on_where_they_were(
+    world: World, tuned: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(epochs=2, batch_size=8, learning_rate=5e-3, weights=INSIDE)
+    config = Distill(**QUICK, representations=stage)
+    student = world.run(tuned, config)
+    assert [entry["epoch"] for entry in student.manifest.facts["representations"]["history"]] == [1, 2]
+    assert [entry["epoch"] for entry in student.manifest.facts["history"]] == [1, 2]
+    assert student.digest != world.run(tuned, Distill(**QUICK)).digest
+
+    context, trained = world.context("distill"), []
+    original = train
+
+    def dying(*arguments: Any, **options: Any) -> Any:
+        trained.append(options["description"])
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr("compress.training.train", dying)
+    with pytest.raises(KeyboardInterrupt):
+        world.run(tuned, config, context)
+    assert trained == ["distill.representations", "distill"]
+    assert world.run(tuned, config, context).digest == student.digest
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (Stage(learning_rate=1e-3), r"representations\.epochs=0, so that there is no first stage"),
+        (Stage(epochs=2), "nothing to learn from"),
+    ],
+)
+def test_a_first_stage_that_does_nothing_is_refused(
+    stage: Stage, message: str, facts: Callable[..., SourceFacts]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DistillStep().check(Distill(representations=stage), facts())

@@ -234,7 +234,6 @@ def test_tokens_are_learned_at_every_size(world: World) -> None:
         ({"weights": DistillWeights(attention=1.0)}, r"weights\.attention=1 compares what heads do"),
         ({"layer_map": "last"}, "layer_map=last is set"),
         ({"teacher_layers": [0, 1]}, "teacher_layers is set"),
-        ({"patience": 2}, "patience=2: .*the last epoch is kept"),
         ({"shape": "natural"}, "one shape BATCHxTOKENS is needed"),
         ({"shape": "1x64"}, "the model takes at most 32 tokens"),
         ({"weights": DistillWeights(task=0.0, logits=0.0)}, "nothing to learn from"),

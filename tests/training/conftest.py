@@ -10,7 +10,17 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """Return the module tiny_training beside this file."""
-    spec = importlib.util.spec_from_file_location("tiny_training", Path(__file__).with_name("tiny_training.py"))
+    return _module(Path(__file__).with_name("tiny_training.py"))
+
+
+@pytest.fixture(scope="session")
+def kinds() -> ModuleType:
+    """Return the module kinds of the tests of models."""
+    return _module(Path(__file__).parents[1] / "models" / "kinds.py")
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

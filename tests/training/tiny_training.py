@@ -1,12 +1,15 @@
 """A two-layer BERT with dropout learning an easy rule; also a program that trains it, to be killed by tests.
 
-``python tiny_training.py SCRATCH OUTPUT [field=value ...]`` writes the best weights and the history to OUTPUT.
+``python tiny_training.py SCRATCH OUTPUT [field=value ...]`` writes the best weights and the history to OUTPUT, under a
+launcher of several processes too. Beside the fields of a training there are ``dropout``, ``rows`` and ``loss``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +19,8 @@ from compress.config.schemas import Training
 from compress.tasks import create
 from compress.tasks.base import Features, Task
 from compress.training import LossFunction, TrainingResult, train
+from compress.training.loop import task_loss
+from compress.training.processes import alone_or_together
 
 TOKENIZER = SimpleNamespace(pad_token_id=0, pad_token_type_id=0)
 
@@ -24,7 +29,7 @@ def tiny_task() -> Task:
     return create("text_classification", ["a", "b", "c"])
 
 
-def tiny_model(layers: int = 2, seed: int = 0) -> Any:
+def tiny_model(layers: int = 2, seed: int = 0, dropout: float = 0.1) -> Any:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -37,8 +42,8 @@ def tiny_model(layers: int = 2, seed: int = 0) -> Any:
         intermediate_size=32,
         max_position_embeddings=32,
         num_labels=3,
-        hidden_dropout_prob=0.1,
-        attention_probs_dropout_prob=0.1,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     return BertForSequenceClassification(config).eval()
 
@@ -54,14 +59,20 @@ def tiny_features(rows: int, seed: int) -> Features:
 
 
 def tiny_training(
-    scratch: Path, model: Any, *, start_counts: bool = False, loss_fn: LossFunction | None = None, **options: Any
+    scratch: Path,
+    model: Any,
+    *,
+    start_counts: bool = False,
+    loss_fn: LossFunction | None = None,
+    rows: int = 90,
+    **options: Any,
 ) -> TrainingResult:
     config = Training(**{"epochs": 3, "batch_size": 8, "learning_rate": 5e-3, "checkpoint_seconds": 60.0, **options})
     return train(
         model,
         TOKENIZER,
         tiny_task(),
-        tiny_features(90, 0),
+        tiny_features(rows, 0),
         tiny_features(40, 1),
         config,
         seed=3,
@@ -73,18 +84,50 @@ def tiny_training(
     )
 
 
-def main() -> None:
+def wide_loss(model: Any, batch: dict[str, Any], progress: float) -> Any:
+    """Return means over rows and over tokens, of all rows together, and of weights beside the model's call."""
+    import torch
+    from torch.nn.functional import cross_entropy, normalize
+
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    output = model(**inputs, output_hidden_states=True)
+    states, mask = output.hidden_states[-1], batch["attention_mask"][..., None]
+    texts = normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+    apart = cross_entropy(texts @ texts.T, torch.arange(len(texts)))
+    size = ((model.classifier(states) * mask) ** 2).sum() / mask.sum()
+    return cross_entropy(output.logits, batch["labels"]) + apart + 0.1 * size
+
+
+def failing_loss(model: Any, batch: dict[str, Any], progress: float) -> Any:
+    """Return a loss that is no number in the second half."""
+    loss = wide_loss(model, batch, progress)
+    return loss * float("nan") if progress > 0.5 else loss
+
+
+def killing_loss(model: Any, batch: dict[str, Any], progress: float) -> Any:
+    """Return the loss of the model, and end the process in the second half."""
+    if progress > 0.5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task_loss(tiny_task())(model, batch)
+
+
+LOSSES = {"task": None, "wide": wide_loss, "failing": failing_loss, "killing": killing_loss}
+
+
+def main() -> int:
     from safetensors.torch import save_file
 
     scratch, output = Path(sys.argv[1]), Path(sys.argv[2])
     options = {name: json.loads(value) for name, value in (argument.split("=") for argument in sys.argv[3:])}
-    model = tiny_model()
+    model = tiny_model(dropout=options.pop("dropout", 0.1))
+    options["loss_fn"] = LOSSES[options.pop("loss", "task")]
     result = tiny_training(scratch, model, **options)
     output.mkdir(parents=True)
     save_file(model.state_dict(), output / "model.safetensors")
     (output / "history.json").write_text(json.dumps([result.metric, result.epoch, result.history]))
     (output / "config.json").write_text(model.config.to_json_string())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(alone_or_together(main))

@@ -5,13 +5,31 @@ from __future__ import annotations
 from compress.config.schemas import Student
 from compress.errors import ConfigError
 
-__all__ = ["chosen_layers"]
+__all__ = ["chosen_layers", "layers_wanted"]
+
+
+def layers_wanted(student: Student, layers: int) -> int:
+    """Return how many of its source's layers the student has.
+
+    Raises
+    ------
+    ConfigError
+        More than there are.
+    """
+    wanted = layers if student.layers is None else student.layers
+    if wanted > layers:
+        raise ConfigError(
+            f"student.layers={student.layers}: the source has {layers} layers, and a student is made from them; "
+            f"allowed are 1 to {layers}"
+        )
+    return wanted
 
 
 def chosen_layers(student: Student, layers: int) -> tuple[int, ...]:
     """Return the layers, counted from 0, that are copied into the student, in order.
 
-    ``uniform`` spreads them over the depth, first and last included: layer ``j`` of ``l`` comes from
+    Where they are searched for (`compress.steps.distill.search`) this is the choice to be no worse than: ``uniform``,
+    which spreads them over the depth, first and last included. Layer ``j`` of ``l`` comes from
     ``floor(j (L - 1) / (l - 1))``, so 3 of 6 are 0, 2, 5 and 2 of 6 are 0, 5.
 
     Parameters
@@ -26,12 +44,7 @@ def chosen_layers(student: Student, layers: int) -> tuple[int, ...]:
     ConfigError
         More layers than there are, or a list of the wrong length or with a layer out of range.
     """
-    wanted = layers if student.layers is None else student.layers
-    if wanted > layers:
-        raise ConfigError(
-            f"student.layers={student.layers}: the source has {layers} layers, and a student is made from them; "
-            f"allowed are 1 to {layers}"
-        )
+    wanted = layers_wanted(student, layers)
     listed = student.initialise_from
     if listed is not None:
         if len(listed) != wanted:

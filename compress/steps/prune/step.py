@@ -102,8 +102,8 @@ class PruneStep(Step[Prune]):
             check_activation(family(source.architecture), config.activation)
 
     def after(self, config: Prune, source: SourceFacts) -> SourceFacts:
-        """Return the source's facts with the layers that stay."""
-        return replace(super().after(config, source), layers=layers_left(config.target, source.layers))
+        """Return the source's facts with the layers that stay; how wide they are is not known yet."""
+        return replace(super().after(config, source), layers=layers_left(config.target, source.layers), widths=None)
 
     def resolve(self, config: Prune) -> Mapping[str, Any]:
         """Return the source of what counts a target's unit, the machine where it is time, and unlabelled texts."""

@@ -27,7 +27,7 @@ embedding tables whose rows it saw rounded."""
 
 
 class QuantizationAwareStep(Step[QuantizationAwareTraining]):
-    """Train a model whose products compute as INT8 or 4-bit kernels do, taught by the model as it was.
+    """Train a model whose products compute as INT8, 4-bit or 2-bit kernels do, taught by the model as it was.
 
     Leaves a torch checkpoint whose weights lie on their grids, and ``encodings.json``. After ``export`` (and
     ``simplify``), ``quantize=trained`` writes the graph of integers. Other steps in between would leave the grids, and
@@ -74,8 +74,9 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
                 f"export and quantize"
             )
         check_terms(config)
-        if config.bits == "4":
-            refuse_unread(config, ["calibration", "percentile", "calibration_rows"], "with bits=4")
+        if config.bits in ("2", "4"):
+            unread = ["calibration", "percentile", "calibration_rows"]
+            refuse_unread(config, unread, f"with bits={config.bits}")
             check_block_size(config.block_size)
         else:
             refuse_unread(config, ["block_size"], f"with bits={config.bits}")
@@ -122,8 +123,8 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
         if not groups:
             raise StepError(f"step {context.name}: {source.architecture} has no linear module to quantize")
         with reproducible(context.seed, context.threads):
-            if bits == 4:
-                leave = _round_blocks(model, groups, config)
+            if bits <= 4:
+                leave = _round_blocks(model, groups, bits, config)
             else:
                 leave = _round_integers(model, groups, bits, _batches(tokenizer, config, context), config)
             tables = _tables(model) if config.embeddings else {}
@@ -180,14 +181,14 @@ def _round_integers(
 
 
 def _round_blocks(
-    model: Any, names: list[list[str]], config: QuantizationAwareTraining
+    model: Any, names: list[list[str]], bits: int, config: QuantizationAwareTraining
 ) -> Callable[[], dict[str, Any]]:
-    """Have products round weights to 4 bits in blocks; returns what ends that and tells the encodings."""
+    """Have products round weights to so many bits in blocks; returns what ends that and tells the encodings."""
     from compress.steps.quantize.fake import unwrap_blocks, wrap_blocks
 
     flat = [name for group in names for name in group]
     linears = [model.get_submodule(name) for name in flat]
-    wrap_blocks(linears, config.block_size)
+    wrap_blocks(linears, bits, config.block_size)
 
     def leave() -> dict[str, Any]:
         products = {

@@ -9,7 +9,19 @@ import numpy as np
 from compress.errors import ConfigError
 from compress.steps.quantize.rounding import gptq
 
-__all__ = ["Blocks", "check_block_size", "gptq_blocks", "half_quadratic", "nearest", "of_table", "packed"]
+__all__ = [
+    "Blocks",
+    "bits_of_table",
+    "check_block_size",
+    "gptq_blocks",
+    "half_quadratic",
+    "nearest",
+    "of_table",
+    "packed",
+]
+
+
+_TRIES = 16
 
 
 def check_block_size(size: int) -> None:
@@ -51,7 +63,10 @@ class Blocks:
 
 
 def nearest(weight: np.ndarray, bits: int, size: int, symmetric: bool) -> Blocks:
-    """Quantize ``[out, width]``, every number to its nearest level."""
+    """Quantize ``[out, width]``, every number to its nearest level.
+
+    The levels of a block span all of its numbers; at 2 bits they are those of least squared error.
+    """
     parts = _parts(weight, size)
     scales, zeros = _grid(parts, bits, symmetric)
     codes = _codes(parts, scales, zeros, bits)
@@ -61,9 +76,15 @@ def nearest(weight: np.ndarray, bits: int, size: int, symmetric: bool) -> Blocks
 def of_table(table: np.ndarray, bits: int, size: int, symmetric: bool) -> Blocks:
     """Quantize the rows ``[rows, width]`` of an embedding table, every number to its nearest level.
 
-    A table of odd width gets 8 bits: ``GatherBlockQuantized`` takes a row of packed 4-bit numbers to be of even width.
+    ``GatherBlockQuantized`` takes a row of packed numbers to be as wide as its bytes hold: where they would hold more,
+    a number gets as many bits as fill them (`bits_of_table`).
     """
-    return nearest(table, 8 if table.shape[1] % 2 else bits, size, symmetric)
+    return nearest(table, bits_of_table(table.shape[1], bits), size, symmetric)
+
+
+def bits_of_table(width: int, bits: int) -> int:
+    """Return the bits of a number in a table: at least `bits`, of 2, 4 and 8, so that a row fills whole bytes."""
+    return next(few for few in (2, 4, 8) if few >= bits and width * few % 8 == 0)
 
 
 def half_quadratic(weight: np.ndarray, bits: int, size: int, rounds: int = 20) -> Blocks:
@@ -125,13 +146,14 @@ def gptq_blocks(weight: np.ndarray, hessian: np.ndarray, bits: int, size: int, s
 
 
 def packed(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Return codes ``[..., n]`` as bytes, for 4 bits two to a byte, the first in the low half; padded by zeros."""
-    if bits == 8:
-        return codes
-    if codes.shape[-1] % 2:
-        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), dtype=np.uint8)], axis=-1)
-    both: np.ndarray = codes[..., 0::2] | (codes[..., 1::2] << 4)
-    return both
+    """Return codes ``[..., n]`` as bytes, ``8 / bits`` to a byte, the first in the lowest bits; padded by zeros."""
+    share = 8 // bits
+    missing = -codes.shape[-1] % share
+    padded = np.pad(codes, [*[(0, 0)] * (codes.ndim - 1), (0, missing)])
+    found = np.zeros((*padded.shape[:-1], padded.shape[-1] // share), dtype=np.uint8)
+    for place in range(share):
+        found |= padded[..., place::share] << (bits * place)
+    return found
 
 
 def _parts(weight: np.ndarray, size: int) -> np.ndarray:
@@ -142,6 +164,8 @@ def _parts(weight: np.ndarray, size: int) -> np.ndarray:
 
 def _grid(parts: np.ndarray, bits: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """Return float32 scales and uint8 zero points ``[out, blocks]``; for symmetric ones None."""
+    if bits == 2:
+        return _fitted(parts, symmetric)
     if symmetric:
         # The number that is furthest out becomes the lowest code, of which there is one more than of the highest.
         place = np.abs(parts).argmax(axis=-1)[..., None]
@@ -152,6 +176,34 @@ def _grid(parts: np.ndarray, bits: int, symmetric: bool) -> tuple[np.ndarray, np
     scales = (high - low) / (2**bits - 1)
     scales = np.where(scales > 0, scales, 1).astype(np.float32)
     return scales, np.clip(np.rint(-low / scales), 0, 2**bits - 1).astype(np.uint8)
+
+
+def _fitted(parts: np.ndarray, symmetric: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the grid of 2 bits of least squared error; a span of all numbers would leave most of them at one level.
+
+    `_TRIES` scales of either sign are tried, each replaced by the best one for the codes that it leads to. A negative
+    scale turns ``-2 -1 0 1`` into ``-1 0 1 2``, which zero point 1 does as well; others gain nothing on weights.
+    """
+    largest = np.abs(parts).max(axis=-1)
+    scales, least = np.where(largest > 0, largest, 1), np.full_like(largest, np.inf)
+    for share in np.linspace(0.25, 1.05, _TRIES):
+        for sign in (-1, 1):
+            found = _levels(parts, largest * np.float32(sign * share / 2))
+            size = np.einsum("obs,obs->ob", found, found)
+            fitted = np.einsum("obs,obs->ob", found, parts) / np.where(size > 0, size, 1)
+            rest = _levels(parts, fitted) * fitted[..., None] - parts
+            error = np.einsum("obs,obs->ob", rest, rest)
+            better = (error < least) & (fitted != 0)
+            scales, least = np.where(better, fitted, scales), np.where(better, error, least)
+    if symmetric:
+        return scales.astype(np.float32), None
+    return np.abs(scales).astype(np.float32), np.where(scales > 0, 2, 1).astype(np.uint8)
+
+
+def _levels(parts: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Return the nearest of -2, -1, 0 and 1 to each number in units of its block's scale ``[out, blocks]``."""
+    found: np.ndarray = np.clip(np.rint(parts / np.where(scales == 0, 1, scales)[..., None]), -2, 1)
+    return found
 
 
 def _codes(parts: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int) -> np.ndarray:

@@ -85,7 +85,7 @@ class FakeWeight(torch.nn.Module):
 
 
 class FakeBlocks(torch.nn.Module):
-    """Round a weight ``[out, in]`` to 16 levels, a step and a zero point for every block along the input.
+    """Round a weight ``[out, in]`` to 4 or 16 levels, a step and a zero point for every block along the input.
 
     Zero points are fixed, steps begin where round-to-nearest has them.
 
@@ -93,14 +93,16 @@ class FakeBlocks(torch.nn.Module):
     ----------
     weight : numpy.ndarray
         float32 ``[out, in]``.
+    bits : int
+        2 or 4.
     size : int
         Of a block, whose last may be shorter.
     """
 
-    def __init__(self, weight: np.ndarray, size: int) -> None:
+    def __init__(self, weight: np.ndarray, bits: int, size: int) -> None:
         super().__init__()
-        begin = nearest(weight, 4, size, symmetric=False)
-        self.size = size
+        begin = nearest(weight, bits, size, symmetric=False)
+        self.size, self.most = size, 2**bits - 1
         self.register_buffer("start", torch.from_numpy(begin.scales), persistent=False)
         self.register_buffer("zeros", torch.from_numpy(np.asarray(begin.zeros, np.float32)), persistent=False)
         self.power = torch.nn.Parameter(torch.zeros(begin.scales.shape))
@@ -114,17 +116,17 @@ class FakeBlocks(torch.nn.Module):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the weight on its grid."""
         zeros: Any = self.zeros
-        low, high = -zeros[..., None], 15 - zeros[..., None]
+        low, high = -zeros[..., None], self.most - zeros[..., None]
         rounded = _rounded(_blocks_of(weight, self.size), self.step()[..., None], low, high)
         return rounded.reshape(len(weight), -1)[:, : weight.shape[1]]
 
 
-def wrap_blocks(linears: Sequence[torch.nn.Linear], size: int) -> None:
-    """Have linear modules round their weights to 4 bits in blocks of `size`, in place."""
+def wrap_blocks(linears: Sequence[torch.nn.Linear], bits: int, size: int) -> None:
+    """Have linear modules round their weights to 2 or 4 bits in blocks of `size`, in place."""
     from torch.nn.utils import parametrize
 
     for linear in linears:
-        parametrize.register_parametrization(linear, "weight", FakeBlocks(linear.weight.detach().numpy(), size))
+        parametrize.register_parametrization(linear, "weight", FakeBlocks(linear.weight.detach().numpy(), bits, size))
 
 
 def unwrap_blocks(linears: Sequence[torch.nn.Linear]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -158,7 +160,7 @@ def wrap_tables(tables: Sequence[torch.nn.Embedding], bits: int, size: int) -> l
     tables : sequence of torch.nn.Embedding
         Of tokens.
     bits, size : int
-        4 bits in blocks of `size`; else 8 bits, a scale per row.
+        2 or 4 bits in blocks of `size`; else 8 bits, a scale per row.
 
     Returns
     -------
@@ -166,14 +168,15 @@ def wrap_tables(tables: Sequence[torch.nn.Embedding], bits: int, size: int) -> l
         Handles whose ``remove`` ends it.
     """
 
-    def hook(_: Any, __: Any, rows: torch.Tensor) -> torch.Tensor:
-        flat = rows.detach().reshape(-1, rows.shape[-1]).float().cpu().numpy()
-        if bits == 4:
+    def hook(table: torch.nn.Embedding, inputs: tuple[torch.Tensor, ...], rows: torch.Tensor) -> torch.Tensor:
+        ids, places = torch.unique(inputs[0], return_inverse=True)  # a batch repeats most of its tokens
+        flat = table.weight.detach()[ids].float().cpu().numpy()
+        if bits <= 4:
             rounded = of_table(flat, bits, size, symmetric=False).floats()
         else:
             codes, scales = quantize_rows(flat, per_row=True)
             rounded = codes * scales
-        there = torch.from_numpy(rounded).reshape(rows.shape).to(rows)
+        there = torch.from_numpy(rounded).to(rows)[places]
         return rows + (there - rows).detach()
 
     return [table.register_forward_hook(hook) for table in tables]

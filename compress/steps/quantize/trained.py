@@ -53,7 +53,7 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
 
     def cautions(self, config: TrainedQuantization, device: str) -> Sequence[str]:
         """Return what the kernels do not save here."""
-        return cautions("onnx_blocks" if config.bits == "4" else "onnx_int8", device)
+        return cautions("onnx_int8" if config.bits == "8" else "onnx_blocks", device)
 
     def after(self, config: TrainedQuantization, source: SourceFacts) -> SourceFacts:
         """Return the source's facts with the precision of the weights."""
@@ -87,12 +87,12 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
         if not found:
             raise StepError(f"step {context.name}: none of the products in the graph bears the name of a trained one")
         tables: list[str] = []
-        if bits == 4:
+        if bits <= 4:
             if config.embeddings:
                 tables = place_tables(graph, bits, size, False, only=[f"{name}.weight" for name in seen])
                 tables += place_tables(graph, 8, size, False)
-            of_blocks = [(product, _blocks_on_grid(product, entries, size, context)) for product, entries in found]
-            place_blocks(graph, of_blocks, config.activations)
+            placed = [(one, _blocks_on_grid(one, entries, bits, size, context)) for one, entries in found]
+            place_blocks(graph, placed, config.activations)
         else:
             place(graph, [_placed(product, entries, bits, context) for product, entries in found], config.kernels)
             if config.embeddings:
@@ -103,7 +103,7 @@ class TrainedStep(GraphQuantization[TrainedQuantization]):
 
 def _other_bits(seen: int, config: TrainedQuantization) -> str | None:
     """Return what is wrong with the config for a model that was trained with so many bits."""
-    bits = "4" if seen == 4 else "8"
+    bits = str(seen) if seen <= 4 else "8"
     return (
         None if config.bits == bits else f"training sees weights of {seen} bits and bits={config.bits}; set bits={bits}"
     )
@@ -178,8 +178,8 @@ def _on_grid(name: str, weight: np.ndarray, levels: np.ndarray, bits: int, conte
     return IntegerWeight(np.clip(codes, -most, most).astype(np.int8), scales)
 
 
-def _blocks_on_grid(product: Product, entries: list[Any], size: int, context: Context) -> Blocks:
-    """Return the 4-bit numbers that a weight stands for, whatever its outputs have been multiplied by."""
+def _blocks_on_grid(product: Product, entries: list[Any], bits: int, size: int, context: Context) -> Blocks:
+    """Return the numbers of few bits that a weight stands for, whatever its outputs have been multiplied by."""
     levels, zeros = (np.concatenate([np.asarray(entry[name]) for entry in entries]) for name in ("levels", "zeros"))
     weight = np.ascontiguousarray(product.weight.T)
     out, width = weight.shape
@@ -187,8 +187,8 @@ def _blocks_on_grid(product: Product, entries: list[Any], size: int, context: Co
     if levels.shape != parts.shape[:2]:
         raise _left(product.name, "it has another shape", context)
     scales = np.where(levels > 0, np.abs(parts).max(axis=-1) / np.maximum(levels, 1), 1.0).astype(np.float32)
-    codes = np.clip(_whole(product.name, parts / scales[..., None], context) + zeros[..., None], 0, 15)
-    return Blocks(codes.reshape(out, -1)[:, :width].astype(np.uint8), scales, zeros.astype(np.uint8), 4, size)
+    codes = np.clip(_whole(product.name, parts / scales[..., None], context) + zeros[..., None], 0, 2**bits - 1)
+    return Blocks(codes.reshape(out, -1)[:, :width].astype(np.uint8), scales, zeros.astype(np.uint8), bits, size)
 
 
 def _whole(name: str, levels: np.ndarray, context: Context) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""4-bit and 8-bit weights in an ONNX graph: fewer bytes, products of floats."""
+"""Weights of 2, 4 or 8 bits in an ONNX graph: fewer bytes, products of floats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["WeightOnlyStep", "quantize_weights"]
 
 
 class WeightOnlyStep(GraphQuantization[WeightOnlyQuantization]):
-    """Store weights and token embeddings in 4 or 8 bits, block by block.
+    """Store weights and token embeddings in 2, 4 or 8 bits, block by block.
 
     A block of ``block_size`` weights along the input has a scale and a zero point; ``MatMulNBits`` reads them as they
     are stored, ``GatherBlockQuantized`` makes floats of the rows that a batch needs.
@@ -43,8 +43,8 @@ class WeightOnlyStep(GraphQuantization[WeightOnlyQuantization]):
     def check(self, config: WeightOnlyQuantization, source: SourceFacts) -> None:
         """Refuse a quantized source and numbers that no kernel has."""
         super().check(config, source)
-        if config.bits not in (4, 8):
-            raise ConfigError(f"bits={config.bits}; the runtime's kernels have 4 and 8")
+        if config.bits not in (2, 4, 8):
+            raise ConfigError(f"bits={config.bits}; the runtime's kernels have 2, 4 and 8")
         check_block_size(config.block_size)
         if config.rounding == "hqq" and config.bits == 8:
             raise ConfigError(

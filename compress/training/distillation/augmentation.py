@@ -57,22 +57,23 @@ class Augmenter:
         self.mask_token = tokenizer.mask_token_id
         self.special = np.asarray(sorted(set(tokenizer.all_special_ids)), np.int64)
         self.seed = seed
-        self.epoch = 0
 
     @property
     def token_ids(self) -> list[int]:
         """Tokens that changed rows may hold and rows as they are may not."""
         return [self.mask_token] if self.config.mask > 0 else []
 
-    def __call__(self, rows: Sequence[int]) -> Changed:
+    def __call__(self, rows: Sequence[int], epoch: int) -> Changed:
         """Return the rows of a batch, some of them changed.
 
         Parameters
         ----------
         rows
             Row numbers.
+        epoch
+            Counted from 0.
         """
-        draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, self.epoch, *map(int, rows)])))
+        draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, epoch, *map(int, rows)])))
         inputs = [self.features.inputs[row] for row in rows]
         labels = [self.features.labels[row] for row in rows]
         count = round(self.config.share * len(rows))

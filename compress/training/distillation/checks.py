@@ -21,6 +21,7 @@ __all__ = [
     "check_teacher",
     "check_terms",
     "reads_alike",
+    "relation_heads",
     "structure_at",
     "tokenizer_digest",
 ]
@@ -176,20 +177,32 @@ def check_attention(
                 f"{student.heads[ours]} heads, layer {theirs} of the teacher {teacher.heads[theirs]}, and attention is "
                 f"compared head by head; use weights.relations, for which they need not be equal"
             )
-    if weights.relations > 0:
-        _check_relations(student, teacher, matched, config, where)
 
 
-def _check_relations(student: Structure, teacher: Structure, matched: Matching, config: Taught, where: str) -> None:
-    heads = config.relations.heads
+def relation_heads(student: Structure, teacher: Structure, matched: Matching, config: Taught, where: str) -> int:
+    """Return how many relation heads queries, keys and values are cut into.
+
+    Raises
+    ------
+    ConfigError
+        The number that is asked for does not divide a width.
+    """
+    widths = {}
     for side, sizes, layer in (("student", student, matched.relations[0]), ("teacher", teacher, matched.relations[1])):
         size = sizes.head_size or sizes.hidden_size // sizes.heads[layer]
-        for count in {sizes.heads[layer], sizes.key_value_heads_or_heads[layer]}:
-            if count * size % heads:
-                raise ConfigError(
-                    f"{where}.relations.heads={heads}: layer {layer} of the {side} has {count} heads of {size}, "
-                    f"{count * size} wide, which cannot be cut into {heads} relation heads; choose a divisor of it"
-                )
+        for count in (sizes.heads[layer], sizes.key_value_heads_or_heads[layer]):
+            widths[count * size] = f"layer {layer} of the {side} has {count} heads of {size}"
+    heads = config.relations.heads
+    if heads is None:
+        most = teacher.heads[matched.relations[1]]
+        return max(number for number in range(1, most + 1) if not any(width % number for width in widths))
+    for width, whose in widths.items():
+        if width % heads:
+            raise ConfigError(
+                f"{where}.relations.heads={heads}: {whose}, {width} wide, which cannot be cut into {heads} relation "
+                f"heads; choose a divisor of it, or null"
+            )
+    return heads
 
 
 def _no_scores(kind: str) -> str | None:

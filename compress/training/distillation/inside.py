@@ -74,11 +74,13 @@ class Probe:
             Its keyword arguments.
         """
         self._seen.clear()
+        # Of several processes each sees its own rows; hidden states come put together, what hooks took does not.
+        gathered = getattr(model, "gathered", lambda value: value)
         output = model(**inputs, output_hidden_states=self._hidden)
         found: dict[Part, torch.Tensor] = {}
         for part in self.parts:
             kind, layer = part
-            found[part] = output.hidden_states[layer + 1] if kind == "hidden" else self._seen[part]
+            found[part] = output.hidden_states[layer + 1] if kind == "hidden" else gathered(self._seen[part])
         self._seen.clear()
         return output.logits.float(), found
 

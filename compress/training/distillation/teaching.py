@@ -48,8 +48,8 @@ class Lesson:
     result: TrainingResult
     truncated: dict[str, int]
     matched: float | None
-    teacher: dict[str, Any] | None
-    unlabelled: int
+    teacher: dict[str, Any] | None = None
+    unlabelled: int = 0
 
     def facts(self) -> dict[str, Any]:
         """Return what a checkpoint's facts say of the lesson."""
@@ -197,7 +197,7 @@ def _judges(config: Taught) -> bool:
 def _match(student: Any, teacher: Checkpoint, config: Taught, where: str, way: Way) -> tuple[Matching, Any]:
     """Return what is compared, and the heads; gives the student the projections that it needs."""
     from compress.models.structure import structure_of
-    from compress.training.distillation.checks import check_attention, structure_at
+    from compress.training.distillation.checks import check_attention, relation_heads, structure_at
     from compress.training.distillation.terms import Projections, Sizes
 
     ours = structure_of(student)
@@ -208,7 +208,8 @@ def _match(student: Any, teacher: Checkpoint, config: Taught, where: str, way: W
     check_attention(student.config.model_type, teacher.architecture, ours, theirs, matched, config, where)
     layers = [layer for kind, layer in matched.student if kind == "hidden"]
     student.add_module("distillation", Projections(layers, ours.hidden_size, theirs.hidden_size))
-    return matched, Sizes(ours.heads, theirs.heads)
+    heads = relation_heads(ours, theirs, matched, config, where) if config.weights.relations > 0 else 1
+    return matched, Sizes(ours.heads, theirs.heads, heads)
 
 
 def _leave(student: Any, losses: Sequence[DistillationLoss]) -> None:

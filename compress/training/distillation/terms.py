@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,18 +46,21 @@ class Projections(torch.nn.Module):
         return projected
 
 
+@dataclass(frozen=True)
 class Sizes:
-    """Heads of the layers that attention terms compare.
+    """Heads that attention terms compare.
 
     Attributes
     ----------
-    student, teacher : sequence of int
+    student, teacher : tuple of int
         Attention heads of each layer.
+    relations : int
+        Relation heads.
     """
 
-    def __init__(self, student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
-        self.student = student
-        self.teacher = teacher
+    student: tuple[int, ...]
+    teacher: tuple[int, ...]
+    relations: int = 1
 
 
 class DistillationLoss:
@@ -247,8 +251,8 @@ class DistillationLoss:
             transfer = losses.attention_distribution_loss(found, target, mask)
             values = losses.relation_loss(ours_last["value"], theirs_last["value"], mask, heads)
             yield weights.minilm * (transfer + values)
-        if weights.relations > 0:
-            heads = self.config.relations.heads
+        if weights.relations > 0 and self.sizes is not None:
+            heads = self.sizes.relations
             each = [losses.relation_loss(ours_last[kind], theirs_last[kind], mask, heads) for kind in PROJECTIONS]
             yield weights.relations * torch.stack(each).mean()
 

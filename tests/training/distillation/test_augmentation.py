@@ -40,7 +40,7 @@ ROWS = list(range(24))
 
 
 def test_a_share_of_the_rows_is_changed_and_the_others_are_as_they_were() -> None:
-    found = augmenter(share=0.25, mask=0.9)(ROWS)
+    found = augmenter(share=0.25, mask=0.9)(ROWS, 0)
     assert found.changed.sum() == 6
     for row in ROWS:
         same = found.inputs[row] == features().inputs[row]
@@ -48,7 +48,7 @@ def test_a_share_of_the_rows_is_changed_and_the_others_are_as_they_were() -> Non
 
 
 def test_masks_stand_where_words_were_and_special_tokens_stay() -> None:
-    found = augmenter(mask=0.5)(ROWS)
+    found = augmenter(mask=0.5)(ROWS, 0)
     masked = 0
     for row, original in zip(found.inputs, features().inputs, strict=True):
         for new, old in zip(row["input_ids"], original["input_ids"], strict=True):
@@ -58,7 +58,7 @@ def test_masks_stand_where_words_were_and_special_tokens_stay() -> None:
 
 
 def test_what_is_deleted_takes_its_label_along() -> None:
-    found = augmenter(delete=0.4, tokens=True)(ROWS)
+    found = augmenter(delete=0.4, tokens=True)(ROWS, 0)
     gone = 0
     for row, labels, original in zip(found.inputs, found.labels, features().inputs, strict=True):
         ids = row["input_ids"]
@@ -72,7 +72,7 @@ def test_what_is_deleted_takes_its_label_along() -> None:
 
 
 def test_a_span_is_another_rows_and_no_longer_than_half() -> None:
-    found = augmenter(mix=1.0)(ROWS)
+    found = augmenter(mix=1.0)(ROWS, 0)
     for row, original in zip(found.inputs, features().inputs, strict=True):
         assert len(row["input_ids"]) == len(original["input_ids"])
         moved = [n for n, (a, b) in enumerate(zip(row["input_ids"], original["input_ids"], strict=True)) if a != b]
@@ -85,9 +85,8 @@ def test_a_span_is_another_rows_and_no_longer_than_half() -> None:
 def test_what_comes_out_depends_on_seed_epoch_and_rows_alone() -> None:
     def drawn(seed: int = 0, epoch: int = 0, rows: list[int] = ROWS) -> Any:
         one = augmenter(mask=0.3, delete=0.2, mix=0.5, mixup=0.4, seed=seed)
-        one(ROWS[:3])
-        one.epoch = epoch
-        found = one(rows)
+        one(ROWS[:3], 0)
+        found = one(rows, epoch)
         return found.inputs, found.arrays[SHARE].tolist()
 
     assert drawn() == drawn()
@@ -97,7 +96,7 @@ def test_what_comes_out_depends_on_seed_epoch_and_rows_alone() -> None:
 
 
 def test_pairs_are_of_changed_rows_and_a_row_stays_mostly_itself() -> None:
-    found = augmenter(share=0.5, mixup=0.4)(ROWS)
+    found = augmenter(share=0.5, mixup=0.4)(ROWS, 0)
     partner, share = found.arrays[PARTNER], found.arrays[SHARE]
     for row in ROWS:
         if found.changed[row]:
@@ -124,7 +123,7 @@ def test_kept_outputs_are_of_rows_as_they_are() -> None:
 
     collate = Collator(task, features(), {"input_ids": 0}, extras, augmenter(share=0.5, mask=0.5))
     batch = collate(ROWS)
-    changed = augmenter(share=0.5, mask=0.5)(ROWS).changed
+    changed = augmenter(share=0.5, mask=0.5)(ROWS, 0).changed
     expected = np.where(changed, 0, np.arange(1, 25))
     assert batch["kept"][:, 0].tolist() == expected.tolist()
     all_changed = Collator(task, features(), {"input_ids": 0}, extras, augmenter(mask=0.5))(ROWS[:4])

@@ -16,7 +16,7 @@ from compress.errors import ConfigError
 from compress.models.structure import structure_of
 from compress.tasks import create
 from compress.training.distillation import losses
-from compress.training.distillation.checks import check_attention, check_terms
+from compress.training.distillation.checks import check_attention, check_terms, relation_heads
 from compress.training.distillation.entries import ANSWERED, GOLD, LOGITS, PARTNER, SHARE, part_name
 from compress.training.distillation.inside import EMBEDDINGS, Probe
 from compress.training.distillation.layer_maps import layer_map, matching
@@ -57,7 +57,8 @@ def prepared(student: Any, teacher: Any, asked: Taught, task: Any = TASK) -> tup
     with torch.no_grad():
         logits, inside = Probe(teacher, matched.teacher)(teacher, INPUTS)
     batch = {**INPUTS, "labels": LABELS, LOGITS: logits, **{part_name(part): x for part, x in inside.items()}}
-    return DistillationLoss(task, asked, student, matched, Sizes(ours.heads, theirs.heads)), batch
+    heads = relation_heads(ours, theirs, matched, asked, "distill") if asked.weights.relations else 1
+    return DistillationLoss(task, asked, student, matched, Sizes(ours.heads, theirs.heads, heads)), batch
 
 
 def value(student: Any, teacher: Any, progress: float = 0.0, **options: Any) -> float:
@@ -142,7 +143,6 @@ def test_a_narrower_student_learns_through_projections_that_are_not_its_own() ->
     [
         (4, {"weights": {"attention": 1.0}}, "layer 0 of the student has 4 heads, layer 1 of the teacher 2"),
         (4, {"weights": {"minilm": 1.0}}, "use weights.relations"),
-        (4, {"weights": {"relations": 1.0}, "relations": Relations(heads=3)}, "16 wide, which cannot be cut into 3"),
     ],
 )
 def test_attention_that_cannot_be_compared_is_refused(heads: int, options: Any, message: str) -> None:
@@ -150,6 +150,19 @@ def test_attention_that_cannot_be_compared_is_refused(heads: int, options: Any, 
     asked = config(**options)
     with pytest.raises(ConfigError, match=message):
         check_attention("bert", "bert", student, teacher, matching(asked, 2, 4), asked, "distill")
+
+
+def test_relation_heads_divide_both_widths() -> None:
+    student, teacher = structure_of(bert(2, hidden=8, heads=4)), structure_of(bert(4, hidden=24, heads=6))
+
+    def heads(asked: int | None) -> int:
+        one = config(weights={"relations": 1.0}, relations=Relations(heads=asked))
+        return relation_heads(student, teacher, matching(one, 2, 4), one, "distill")
+
+    assert heads(None) == 4, "the most up to the teacher's 6"
+    assert heads(8) == 8
+    with pytest.raises(ConfigError, match=r"relations\.heads=3: layer 1 of the student has 4 heads of 2, 8 wide"):
+        heads(3)
 
 
 @pytest.mark.parametrize("kind", ["mpnet", "llama"])
