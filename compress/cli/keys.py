@@ -38,15 +38,17 @@ class Key:
     limits: typing.Mapping[str, Any]
 
 
-def fields_of(schema: type, prefix: str = "") -> Iterator[Key]:
-    """Yield the leaf keys of a schema in order."""
+def fields_of(schema: type, prefix: str = "", values: Any = None) -> Iterator[Key]:
+    """Yield the leaf keys of a schema in order; defaults are those of `values`, an instance, where one is given."""
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         kind = hints[field.name]
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            yield from fields_of(kind, f"{prefix}{field.name}.")
-            continue
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if values is not None:
+            default = getattr(values, field.name)
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            yield from fields_of(kind, f"{prefix}{field.name}.", default)
+            continue
         yield Key(f"{prefix}{field.name}", kind, default, field.metadata)
 
 
@@ -68,6 +70,9 @@ def suggest(word: str, known: Sequence[str]) -> str:
     """Return ``; did you mean X?``, or nothing where no known word is near."""
     alike = [name for name in known if "." in name] if "." in word else known
     near = difflib.get_close_matches(word, alike, n=1, cutoff=0.6)
+    if near:  # of names that are as near, as elastic.temperature and distill.temperature are, the first one known
+        best = difflib.SequenceMatcher(b=word, a=near[0]).ratio()
+        near = [one for one in alike if difflib.SequenceMatcher(b=word, a=one).ratio() >= best][:1]
     if not near and "." not in word:  # `temperature` for `distill.temperature`
         near = [name for name in known if name.rpartition(".")[2] == word][:1]
     return f"; did you mean {near[0]}?" if near else ""

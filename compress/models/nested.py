@@ -10,20 +10,20 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import StepError
 from compress.models.checking import TOLERANCE, difference
 from compress.models.examples import example_inputs
 from compress.models.families import family
-from compress.models.structure import Structure, head_size_of, structure_of
+from compress.models.structure import Structure, Widths, head_size_of, structure_of
 from compress.models.surgery import Cut, cut
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Size", "SubNetworks", "head_order", "layers_at", "nested_cut", "reordered"]
+__all__ = ["Size", "SubNetworks", "head_order", "layers_at", "nested_cut", "reordered", "widths_at"]
 
 
 @dataclass(frozen=True, order=True)
@@ -77,6 +77,11 @@ def nested_cut(structure: Structure, size: Size) -> Cut:
         neurons={layer: gone for layer, gone in neurons.items() if gone},
         layers=kept if len(kept) < structure.layers else None,
     )
+
+
+def widths_at(widths: Widths, width: float) -> Widths:
+    """Return how wide the layers of a sub-network are, where each head has keys and values of its own."""
+    return replace(widths, heads=_share(width, widths.heads), neurons=_share(width, widths.neurons))
 
 
 def head_order(scores: Sequence[float], groups: int) -> list[int]:

@@ -25,7 +25,7 @@ def first_token_only(model: Any) -> Iterator[None]:
 
     Logits and gradients are those of the whole layer; dropout draws fewer numbers. A call that asks for hidden states
     or attentions gets them whole, and so does every call while a hook is on some module of the layer. Models that are
-    not in `_LAYERS` are left alone.
+    not in `_LAYERS` are left alone, and a layer in whose place something else runs.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def first_token_only(model: Any) -> Iterator[None]:
     places = families().get(model.config.model_type)
     layers: Any = None if places is None else places.layer_list(model)
     forward = _LAYERS.get(f"{type(model).__name__}.{type(layers[-1]).__name__}") if layers else None
-    if forward is None:
+    if forward is None or "forward" in vars(layers[-1]):
         yield
         return
     last, base, asked = layers[-1], model.base_model, [False]

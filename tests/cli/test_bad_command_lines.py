@@ -10,12 +10,12 @@ from compress.cli.app import main
 
 LINES = [
     # groups and options
-    ("recipe=nope", "recipe=nope: no such option; allowed: distill, distill_int8, distill_narrow, int"),
+    ("recipe=nope", "recipe=nope: no such option; allowed: distill, distill_int8, distill_narrow, elastic, int"),
     ("recipe=distil_int8", "did you mean distill_int8?"),
     ("recipe=null", "recipe=null: an option of recipe is needed; allowed: distill"),
     ("model=null", "model=null: an option of model is needed; allowed: minilm"),
     ("model=3", "model=3: an option of model is needed"),
-    ("distill=null", "distill=null: an option of distill is needed; allowed: default"),
+    ("distill=null", "distill=null: an option of distill is needed; allowed: answers, default"),
     ("data=nope", "data=nope: no such option; allowed: bbc_news, files, hub, tiny, tweets"),
     ("task=regression", "task=regression: no such option; allowed: text_classification, token_classification"),
     ("quantize=nope", "quantize=nope: no such option; allowed: aware, dynamic"),
@@ -79,15 +79,15 @@ LINES = [
     # steps
     (
         "steps=[]",
-        "steps=[]: at least one step is needed; there are finetune, prune, vocabulary, distill, export, simplify, "
-        "quantize",
+        "steps=[]: at least one step is needed; there are finetune, prune, vocabulary, distill, elastic, cut, "
+        "export, simplify, quantize",
     ),
     ("steps=finetune", "steps=finetune"),
     ("steps=[finetune,finetune]", "finetune stands there twice; give the second a name of its own"),
     ("steps=[finetune,distil]", "'distil' is no step; did you mean distill?; allowed: finetune"),
     (
         "steps=[finetune,model]",
-        "'model' is no step; allowed: finetune, prune, vocabulary, distill, export, simplify, quantize",
+        "'model' is no step; allowed: finetune, prune, vocabulary, distill, elastic, cut, export, simplify, quantize",
     ),
     ("recipe=int8 distill.temperature=3", "distill.temperature=3: distill is not among the steps"),
     ("recipe=int8 distill=default", "distill is not among the steps (finetune, export, simplify, quantize)"),

@@ -154,7 +154,7 @@ def test_the_source_is_left_as_it_was(kind: str, world: Any, source_of: Callable
 
 @pytest.mark.gpu
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["finetune", "distill"])
+@pytest.mark.parametrize("kind", ["finetune", "distill", "elastic"])
 def test_training_on_a_gpu_leaves_a_checkpoint_that_a_cpu_opens(
     kind: str, world: Any, source_of: Callable[[str], Any]
 ) -> None:

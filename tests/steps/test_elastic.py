@@ -20,13 +20,14 @@ from compress.config.training import Augmentation, DistillWeights
 from compress.errors import ConfigError
 from compress.models.examples import example_inputs
 from compress.models.nested import Size, SubNetworks
+from compress.models.structure import Widths
 from compress.models.torch_io import load_model
 from compress.steps.base import SourceFacts
 from compress.steps.elastic import CutStep, ElasticStep
 from compress.steps.elastic.sandwich import Sandwich, matching_at
 from compress.steps.elastic.step import sizes_of
 from compress.steps.registry import step_for
-from compress.training.distillation import Scene
+from compress.training.distillation import Draws, Scene
 from compress.training.distillation.layer_maps import Matching
 from compress.training.distillation.live import LiveTeacher
 
@@ -113,13 +114,11 @@ def test_rewiring_changes_no_logits_and_puts_what_matters_first(world: World, tu
 def test_smallest_and_largest_are_in_every_batch_and_others_as_drawn() -> None:
     sizes = sizes_of(Elastic())
     way = Sandwich(SimpleNamespace(), sizes, 2)  # type: ignore[arg-type]
-    torch.manual_seed(0)
-    seen = [way.chosen() for _ in range(60)]
+    generator = np.random.default_rng(0)
+    seen = [way.chosen(generator) for _ in range(60)]
     assert all(one[:2] == [Size(0.25, 0.5), Size(1.0, 1.0)] and len(set(one)) == 4 for one in seen)
     assert {size for one in seen for size in one} == set(sizes)
-    torch.manual_seed(0)
-    assert [way.chosen() for _ in range(60)] == seen
-    assert Sandwich(SimpleNamespace(), sizes[-1:], 3).chosen() == [Size(1.0, 1.0)]  # type: ignore[arg-type]
+    assert Sandwich(SimpleNamespace(), sizes[-1:], 3).chosen(generator) == [Size(1.0, 1.0)]  # type: ignore[arg-type]
 
 
 def test_layers_of_a_sub_network_are_compared_with_what_the_next_one_is_given() -> None:
@@ -154,7 +153,7 @@ def test_a_loss_is_the_mean_over_the_sub_networks_of_a_batch() -> None:
     networks = SimpleNamespace(at=at, structure=SimpleNamespace(layers=6))
     way = Sandwich(networks, [Size(0.5, 0.5), Size(0.5, 1.0), Size(1.0, 1.0)], 1)  # type: ignore[arg-type]
     config = Elastic()
-    scene = Scene(None, lambda: None, config, way.matching(config, 6, 6), Said, "elastic")  # type: ignore[arg-type]
+    scene = Scene(None, lambda: None, config, way.matching(config, 6, 6), Said, Draws(0))  # type: ignore[arg-type]
     found = float(way.begin(scene)(None, {}, 0.25))
     assert found == pytest.approx((0.5 * 3 + 1.0 * 6 + 0.5 * 6) / 3 + 0.25)
 
@@ -234,6 +233,7 @@ def test_tokens_are_learned_at_every_size(world: World) -> None:
         ({"weights": DistillWeights(attention=1.0)}, r"weights\.attention=1 compares what heads do"),
         ({"layer_map": "last"}, "layer_map=last is set"),
         ({"teacher_layers": [0, 1]}, "teacher_layers is set"),
+        ({"patience": 2}, "patience=2: .*the last epoch is kept"),
         ({"shape": "natural"}, "one shape BATCHxTOKENS is needed"),
         ({"shape": "1x64"}, "the model takes at most 32 tokens"),
         ({"weights": DistillWeights(task=0.0, logits=0.0)}, "nothing to learn from"),
@@ -255,6 +255,8 @@ def test_only_what_was_trained_is_cut_out(facts: Callable[..., SourceFacts]) -> 
         CutStep().check(Subnetwork(depth=0.25), holds)
     assert CutStep().after(Subnetwork(depth=0.75), holds).layers == 5
     assert CutStep().after(Subnetwork(), holds).nested is None
+    wide = replace(holds, widths=Widths(384, 12, 1536))
+    assert CutStep().after(Subnetwork(width=0.25), wide).widths == Widths(384, 3, 384)
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,12 @@ class CutStep(Step[Subnetwork]):
                 )
 
     def after(self, config: Subnetwork, source: SourceFacts) -> SourceFacts:
-        """Return the source's facts with the layers that stay."""
-        from compress.models.nested import layers_at
+        """Return the source's facts with the layers that stay, and how wide they are."""
+        from compress.models.nested import layers_at, widths_at
 
-        return replace(super().after(config, source), layers=len(layers_at(config.depth, source.layers)))
+        widths = None if source.widths is None else widths_at(source.widths, config.width)
+        kept = len(layers_at(config.depth, source.layers))
+        return replace(super().after(config, source), layers=kept, widths=widths)
 
     def run(self, source: Checkpoint | SourceModel, config: Subnetwork, context: Context, out: Writer) -> None:
         """Cut, compare with the masked model, judge, save."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 
 from compress.models.nested import Size, SubNetworks, layers_at
@@ -43,8 +44,7 @@ class Sandwich(Way):
     """The loss is the mean over sub-networks: smallest and largest always, others as drawn.
 
     The sandwich rule of universally slimmable networks (Yu & Huang, arXiv 1903.05134, section 3.2) over the
-    sub-networks of DynaBERT (Hou et al., arXiv 2004.04037): what the ends learn bounds what is between. Draws are from
-    torch's generator on the CPU, whose state a resumed training has back.
+    sub-networks of DynaBERT (Hou et al., arXiv 2004.04037): what the ends learn bounds what is between.
 
     Parameters
     ----------
@@ -79,16 +79,16 @@ class Sandwich(Way):
         def of_batch(model: Any, batch: dict[str, Any], progress: float) -> torch.Tensor:
             known = losses[self.depths[-1]].answered(batch)
             terms = []
-            for size in self.chosen():
+            for size in self.chosen(scene.draws.next(progress)):
                 with self.networks.at(size):
                     terms.append(losses[size.depth](model, known, progress))
             return torch.stack(terms).mean()
 
         return of_batch
 
-    def chosen(self) -> list[Size]:
+    def chosen(self, generator: np.random.Generator) -> list[Size]:
         """Return the sub-networks that a batch trains."""
-        places = torch.randperm(len(self.between))[: self.drawn].tolist()
+        places = generator.permutation(len(self.between))[: self.drawn].tolist()
         return [*self.ends, *(self.between[place] for place in places)]
 
 

@@ -84,6 +84,11 @@ class ElasticStep(Step[Elastic]):
                 f"elastic: {given} is set, and what a sub-network's layers are compared with follows from its depth; "
                 f"leave layer_map and teacher_layers as they are"
             )
+        if config.patience is not None:
+            raise ConfigError(
+                f"elastic: patience={config.patience}: validation of the whole model does not judge what is within it, "
+                f"and the last epoch is kept; set patience=null"
+            )
         check_terms(config)
         check_length(config, source.positions)
 

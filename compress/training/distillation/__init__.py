@@ -3,6 +3,6 @@
 from compress.training.distillation.checks import asks_teacher, check_teacher, check_terms
 from compress.training.distillation.material import unlabelled_key
 from compress.training.distillation.teaching import Lesson, teach
-from compress.training.distillation.ways import Scene, Way
+from compress.training.distillation.ways import Draws, Scene, Way
 
-__all__ = ["Lesson", "Scene", "Way", "asks_teacher", "check_teacher", "check_terms", "teach", "unlabelled_key"]
+__all__ = ["Draws", "Lesson", "Scene", "Way", "asks_teacher", "check_teacher", "check_terms", "teach", "unlabelled_key"]

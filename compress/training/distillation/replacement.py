@@ -72,8 +72,6 @@ class Replacing(Way):
     training mode the student alone runs. Predecessors are no part of it: neither of its weights nor of what an
     optimizer sees.
 
-    Draws are from torch's generator on the CPU, whose state a resumed training has back.
-
     Parameters
     ----------
     config
@@ -86,7 +84,7 @@ class Replacing(Way):
         self._handles: list[Any] = []
         self._frozen: list[Any] = []
         self._chance = 1.0
-        self._ran = False
+        self._run: list[bool] = []
 
     def check(
         self, student: Any, source: Checkpoint, teachers: Sequence[Checkpoint], config: Taught, where: str
@@ -128,18 +126,19 @@ class Replacing(Way):
         loss = scene.make(scene.matched)
         for number, (layer, numbers) in enumerate(zip(self._layers, blocks, strict=True)):
             block = [found[one] for one in numbers]
-            layer.forward = self._either(layer, layer.forward, block)
+            layer.forward = self._either(number, layer, layer.forward, block)
             for kind in PROJECTIONS:
                 # Terms about attention read the student's own modules, which are silent while its block runs.
                 module = block[-1].get_submodule(getattr(places, kind))
                 self._handles.append(loss.probe.also((kind, number), module))
 
         def of_batch(model: Any, batch: dict[str, Any], progress: float) -> torch.Tensor:
-            self._chance, self._ran = chance(self.config, progress), False
+            self._chance = chance(self.config, progress)
+            self._run = (scene.draws.next(progress).random(len(self._layers)) < self._chance).tolist()
             self._freeze(student)
             value = loss(model, batch, progress)
             # Where only predecessors were drawn nothing that learns has a part in the loss.
-            return value if self._ran else value + 0 * sum(one.sum() for one in self._successors())
+            return value if any(self._run) else value + 0 * sum(one.sum() for one in self._successors())
 
         return of_batch
 
@@ -174,15 +173,14 @@ class Replacing(Way):
             parameter.requires_grad_(True)
         self._frozen = []
 
-    def _either(self, layer: Any, own: Any, block: Sequence[Any]) -> Any:
+    def _either(self, number: int, layer: Any, own: Any, block: Sequence[Any]) -> Any:
         """Return what runs in place of a layer's forward.
 
         It is set on the layer itself, so that the student's modules, their names and their hooks stay as they are.
         """
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if not layer.training or self._chance >= 1 or float(torch.rand(())) < self._chance:
-                self._ran = True
+            if not layer.training or self._run[number]:
                 return own(*args, **kwargs)
             output: Any = args[0] if args else kwargs["hidden_states"]
             for other in block:

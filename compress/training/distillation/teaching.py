@@ -12,7 +12,7 @@ import numpy as np
 from compress.training.distillation.asking import Asked, ask
 from compress.training.distillation.checks import asks_inside, asks_teacher
 from compress.training.distillation.material import Material, material
-from compress.training.distillation.ways import Scene, Way
+from compress.training.distillation.ways import Draws, Scene, Way
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
@@ -159,7 +159,7 @@ def teach(
         return losses[-1]
 
     try:
-        loss = way.begin(Scene(student, lambda: _load(teachers[0]), config, matched, make, where))
+        loss = way.begin(Scene(student, lambda: _load(teachers[0]), config, matched, make, Draws(seed)))
         result = train(
             student,
             tokenizer,

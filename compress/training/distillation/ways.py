@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from compress.training.distillation.layer_maps import Matching, matching
 
 if TYPE_CHECKING:
@@ -14,7 +16,37 @@ if TYPE_CHECKING:
     from compress.training.distillation.terms import DistillationLoss
     from compress.training.loop import LossFunction
 
-__all__ = ["Scene", "Way"]
+__all__ = ["Draws", "Scene", "Way"]
+
+
+class Draws:
+    """What is drawn for each batch of a training: the same in each of several processes, and again after a resume.
+
+    A function of the seed, the progress and the number of the batch within its update, so that no state is kept.
+
+    Parameters
+    ----------
+    seed
+        Of the training.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._progress = -1.0
+        self._batch = 0
+
+    def next(self, progress: float) -> np.random.Generator:
+        """Return a generator for the next batch.
+
+        Parameters
+        ----------
+        progress
+            Share of the updates that are done, 0 to 1.
+        """
+        self._batch = self._batch + 1 if progress == self._progress else 0
+        self._progress = progress
+        update = int(np.float64(progress).view(np.uint64))
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, update, self._batch])))
 
 
 @dataclass(frozen=True)
@@ -33,8 +65,8 @@ class Scene:
         What `Way.matching` returned.
     make
         Returns the loss that compares what a `Matching` says.
-    where : str
-        The node of `config`, for messages.
+    draws : Draws
+        For whatever is drawn.
     """
 
     student: Any
@@ -42,7 +74,7 @@ class Scene:
     config: Taught
     matched: Matching
     make: Callable[[Matching], DistillationLoss]
-    where: str
+    draws: Draws
 
 
 class Way:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -21,7 +22,7 @@ from compress.training.distillation.inside import Probe
 from compress.training.distillation.layer_maps import Matching, matching
 from compress.training.distillation.replacement import Replacing, blocks_of, chance
 from compress.training.distillation.terms import DistillationLoss, Projections, Sizes
-from compress.training.distillation.ways import Scene
+from compress.training.distillation.ways import Draws, Scene
 
 TASK = create("text_classification", ["a", "b", "c"])
 IDS = torch.tensor([[2, 7, 9, 11, 3], [2, 8, 3, 1, 1], [2, 5, 6, 3, 1]])
@@ -77,16 +78,26 @@ class Lesson:
             return DistillationLoss(TASK, config, self.student, pairs, Sizes(ours.heads, theirs.heads))
 
         fresh = model_of(kind, dropout=dropout)
+        self.draws = Given(0)
         self.way = Replacing(Replacement(**{"rate": 0.5, "full_at": 0.5, **replace}))
-        self.loss = self.way.begin(Scene(self.student, lambda: fresh, config, self.matched, make, "distill"))
+        self.loss = self.way.begin(Scene(self.student, lambda: fresh, config, self.matched, make, self.draws))
 
     def logits(self) -> torch.Tensor:
         return cast("torch.Tensor", self.student(**INPUTS).logits)
 
-    def drawn(self, monkeypatch: pytest.MonkeyPatch, *numbers: float) -> None:
-        """Have torch draw these numbers next."""
-        left = list(numbers)
-        monkeypatch.setattr(torch, "rand", lambda *_: torch.tensor(left.pop(0)))
+    def draw(self, *numbers: float) -> None:
+        """Compute a loss with these numbers drawn for the layers, against a probability of 0.5."""
+        self.draws.numbers = numbers
+        self.loss(self.student, BATCH, 0.0)
+
+
+class Given(Draws):
+    """Numbers that a test says."""
+
+    numbers: tuple[float, ...] = (0.1, 0.9)
+
+    def next(self, progress: float) -> Any:
+        return SimpleNamespace(random=lambda count: np.asarray(self.numbers[:count]))
 
 
 @pytest.mark.parametrize(
@@ -117,16 +128,15 @@ def test_the_probability_rises_in_equal_steps_to_one() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "mpnet", "distilbert"])
-def test_where_only_predecessors_are_drawn_the_teacher_answers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_only_predecessors_are_drawn_the_teacher_answers(kind: str) -> None:
     lesson = Lesson(kind)
     with torch.no_grad():
         expected = lesson.teacher(**INPUTS).logits
-        lesson.loss(lesson.student, BATCH, 0.0)  # the probability is now 0.5
-        lesson.drawn(monkeypatch, 0.9, 0.9)
+        lesson.draw(0.9, 0.9)
         torch.testing.assert_close(lesson.logits(), expected)
-        lesson.drawn(monkeypatch, 0.1, 0.9)
+        lesson.draw(0.1, 0.9)
         torch.testing.assert_close(lesson.logits(), keep_layers(lesson.teacher, [0, 2, 3])(**INPUTS).logits)
-        lesson.drawn(monkeypatch, 0.9, 0.1)
+        lesson.draw(0.9, 0.1)
         torch.testing.assert_close(lesson.logits(), keep_layers(lesson.teacher, [0, 1, 1])(**INPUTS).logits)
 
 
@@ -147,9 +157,9 @@ def test_out_of_training_and_afterwards_the_student_alone_runs(kind: str) -> Non
     assert all(parameter.requires_grad for parameter in lesson.student.parameters())
 
 
-def test_only_successors_learn_until_the_probability_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_successors_learn_until_the_probability_is_one() -> None:
     lesson = Lesson()
-    lesson.drawn(monkeypatch, 0.1, 0.9)
+    lesson.draws.numbers = (0.1, 0.9)
     lesson.loss(lesson.student, BATCH, 0.0).backward()  # type: ignore[no-untyped-call]
 
     def learning() -> set[str]:
@@ -163,33 +173,32 @@ def test_only_successors_learn_until_the_probability_is_one(monkeypatch: pytest.
     assert learning() == {"", "layer.0", "layer.1"}
 
 
-def test_a_batch_of_predecessors_alone_gives_a_gradient_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_predecessors_alone_gives_a_gradient_of_nothing() -> None:
     lesson = Lesson()
-    lesson.drawn(monkeypatch, 0.9, 0.9)
+    lesson.draws.numbers = (0.9, 0.9)
     lesson.loss(lesson.student, BATCH, 0.0).backward()  # type: ignore[no-untyped-call]
     gradients = [one.grad for one in lesson.student.bert.encoder.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
-def test_predecessors_drop_out_as_the_student_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predecessors_drop_out_as_the_student_does() -> None:
     lesson = Lesson(dropout=0.5)
-    lesson.loss(lesson.student, BATCH, 0.0)
-    lesson.drawn(monkeypatch, 0.9, 0.9, 0.9, 0.9)
+    lesson.draw(0.9, 0.9)
     torch.manual_seed(1)
     assert not torch.equal(lesson.logits(), lesson.logits())
 
 
 @pytest.mark.parametrize("kind", ["bert", "electra"])
-def test_every_term_of_the_loss_is_computed_whoever_runs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_term_of_the_loss_is_computed_whoever_runs(kind: str) -> None:
     """Where predecessors alone run, they compute what the teacher does: only labels and logits cost anything."""
     lesson = Lesson(kind, EVERYTHING)
-    lesson.drawn(monkeypatch, 0.9, 0.9)
+    lesson.draws.numbers = (0.9, 0.9)
     with torch.no_grad():
         found = float(lesson.loss(lesson.student, lesson.batch, 0.0))
         expected = 0.1 * float(TASK.loss(lesson.teacher(**INPUTS).logits, BATCH["labels"]))
     assert found == pytest.approx(expected, abs=1e-5)
     for numbers in ((0.1, 0.9), (0.9, 0.1), (0.1, 0.1)):
-        lesson.drawn(monkeypatch, *numbers)
+        lesson.draws.numbers = numbers
         lesson.loss(lesson.student, lesson.batch, 0.0).backward()
 
 
@@ -206,7 +215,7 @@ def test_equal_draws_give_equal_trainings_though_killed(
         def make(pairs: Matching) -> DistillationLoss:
             return DistillationLoss(tiny.tiny_task(), config, student, pairs)
 
-        loss = way.begin(Scene(student, lambda: teacher, config, matching(config, 2, 4), make, "distill"))
+        loss = way.begin(Scene(student, lambda: teacher, config, matching(config, 2, 4), make, Draws(3)))
         try:
             tiny.tiny_training(scratch, student, loss_fn=loss, checkpoint_seconds=0.0, gradient_accumulation=2)
         finally:
@@ -225,3 +234,33 @@ def test_equal_draws_give_equal_trainings_though_killed(
         patched.setattr(_EpochEnd, "on_step_end", dying)
         trained(tmp_path / "killed")
     assert trained(tmp_path / "killed") == whole
+
+
+def test_every_batch_has_draws_of_its_own_and_a_resumed_one_the_same() -> None:
+    """Progress tells updates apart; within an update batches are counted."""
+    whole, resumed = Draws(3), Draws(3)
+    progresses = (0.0, 0.0, 0.1, 0.1, 0.2)
+    seen = [float(whole.next(progress).random()) for progress in progresses]
+    assert len(set(seen)) == 5
+    assert [float(resumed.next(progress).random()) for progress in progresses[2:]] == seen[2:]
+    assert float(Draws(4).next(0.0).random()) != seen[0]
+
+
+def test_a_classifier_s_last_layer_is_replaced_too_where_only_its_first_token_is_read(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainings compute the last layer for that token alone, but not a layer in whose place a block may run."""
+    teacher = tiny.tiny_model(layers=4)
+    student = keep_layers(teacher, [0, 1])
+    ran: list[int] = []
+    for number, layer in enumerate(teacher.bert.encoder.layer):
+        layer.register_forward_hook(lambda *_, number=number: ran.append(number))
+    config, way = Taught(weights=LABELS_ALONE.weights), Replacing(Replacement(rate=0.5, full_at=1.0))
+
+    def make(pairs: Matching) -> DistillationLoss:
+        return DistillationLoss(tiny.tiny_task(), config, student, pairs)
+
+    loss = way.begin(Scene(student, lambda: teacher, config, matching(config, 2, 4), make, Draws(3)))
+    tiny.tiny_training(tmp_path, student, loss_fn=loss, epochs=1)
+    way.end()
+    assert set(ran) == {0, 1, 2, 3}
