@@ -359,10 +359,12 @@ def test_widths_that_are_not_known_yet_are_refused_before_the_training(world: Wo
         made(world, tuned, Student(layers=1, hidden=33, fresh=True))
 
 
-def test_hidden_states_of_a_narrower_student_are_not_compared_in_silence(world: World, tuned: Checkpoint) -> None:
-    config = Distill(**QUICK, student=Student(layers=1, hidden=16), weights=DistillWeights(hidden=1.0))
-    with pytest.raises(ConfigError, match="hidden"):
-        world.run(tuned, config)
+def test_a_narrower_student_learns_hidden_states_through_a_projection(world: World, tuned: Checkpoint) -> None:
+    config = Distill(**{**QUICK, "epochs": 4}, student=Student(layers=1, hidden=16), weights=DistillWeights(hidden=1.0))
+    student = world.run(tuned, config)
+    assert load_model(student).config.hidden_size == 16
+    history = student.manifest.facts["history"]
+    assert history[-1]["loss"] < history[0]["loss"]
 
 
 def test_the_plan_knows_what_the_student_will_be(facts: Callable[..., SourceFacts], pretrained: Path) -> None:
