@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
+from transformers.utils import output_capturing
 
 from compress.errors import StepError
 
@@ -143,11 +144,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         whole = isinstance(getattr(obj, "base", None), mmap)
         if whole and isinstance(obj, np.memmap) and obj.mode == "r" and obj.flags.c_contiguous:
             return _mapped, (str(obj.filename), obj.dtype.str, obj.offset, obj.shape)
+        # Once a model has given hidden states its hooks hold this, which is each process's own.
+        if obj is output_capturing._active_collector:  # noqa: SLF001
+            return _collector, ()
         if isinstance(obj, torch.nn.Module) and parametrize.is_parametrized(obj):
             return _empty, (parametrize.type_before_parametrizations(obj),), obj.__dict__, None, None, _set_parametrized
         if isinstance(obj, PreTrainedModel):
             return _empty, (type(obj),), obj.__dict__, None, None, _set_model
         return super().reducer_override(obj)
+
+
+def _collector() -> Any:
+    return output_capturing._active_collector  # noqa: SLF001
 
 
 def _mapped(name: str, dtype: str, offset: int, shape: tuple[int, ...]) -> Any:
@@ -160,8 +168,6 @@ def _empty(kind: Any) -> Any:
 
 def _set_model(model: Any, state: dict[str, Any]) -> None:
     """Give a model its attributes, and do what else its constructor would have: without, it gives no hidden states."""
-    from transformers.utils import output_capturing
-
     model.__dict__.update(state)
     output_capturing._CAN_RECORD_REGISTRY[model] = model._can_record_outputs  # noqa: SLF001
 

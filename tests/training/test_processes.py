@@ -54,6 +54,16 @@ def test_without_dropout_two_processes_leave_the_model_of_one(tmp_path: Path, op
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["replace", "sandwich"])
+def test_two_processes_draw_the_same_layers_and_sub_networks(tmp_path: Path, way: str) -> None:
+    options = ("dropout=0", f'loss="{way}"', "epochs=2", "gradient_accumulation=2")
+    alone, _ = trained([sys.executable], tmp_path, "alone", *options)
+    both, _ = trained(TOGETHER, tmp_path, "both", *options)
+    for name, weight in alone.items():
+        torch.testing.assert_close(both[name], weight, atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.slow
 def test_killed_two_processes_go_on_and_end_with_the_same_bytes(tmp_path: Path) -> None:
     whole, history = trained(TOGETHER, tmp_path, "whole")
     arguments = [str(WORKER), str(tmp_path / "scratch" / "killed"), str(tmp_path / "killed"), "checkpoint_seconds=0"]
@@ -133,6 +143,18 @@ def test_dropout_is_drawn_anew_for_each_process_update_and_batch() -> None:
         seed_share(seed, rank, update, batch)
         drawn.add(torch.rand(1).item())
     assert len(drawn) == 5
+
+
+def test_a_model_that_gave_hidden_states_arrives_and_gives_them(tiny: ModuleType) -> None:
+    """As the student of a second stage of distillation did in the first."""
+    model = tiny.tiny_model()
+    inputs = {"input_ids": torch.arange(3, 9)[None], "output_hidden_states": True}
+    expected = model(**inputs).hidden_states
+    arrived = cloudpickle.loads(pack({"model": model}))["model"]
+    found = arrived(**inputs).hidden_states
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
 
 
 def test_a_model_with_closures_hooks_and_parametrizations_arrives_whole(tiny: ModuleType, tmp_path: Path) -> None:

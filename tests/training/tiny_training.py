@@ -111,6 +111,32 @@ def killing_loss(model: Any, batch: dict[str, Any], progress: float) -> Any:
     return task_loss(tiny_task())(model, batch)
 
 
+def in_a_way(name: str, model: Any, dropout: float) -> LossFunction:
+    """Return the loss of a training in which layers are replaced, or of which smaller models are trained too."""
+    from compress.config.training import DistillWeights, Replacement, Taught
+    from compress.models.nested import Size, SubNetworks
+    from compress.steps.elastic.sandwich import Sandwich
+    from compress.training.distillation import Draws, Scene, Way
+    from compress.training.distillation.layer_maps import matching
+    from compress.training.distillation.replacement import Replacing
+    from compress.training.distillation.terms import DistillationLoss
+
+    config, teacher = Taught(weights=DistillWeights(task=1.0, logits=0.0)), tiny_model(4, dropout=dropout)
+    way: Way = Replacing(Replacement(rate=0.4, full_at=0.6))
+    if name == "sandwich":
+        sizes = [Size(width, depth) for width in (0.5, 1.0) for depth in (0.5, 1.0)]
+        way = Sandwich(SubNetworks(model, [0.5, 1.0]), sizes, 1)
+    scene = Scene(
+        model,
+        lambda: teacher,
+        config,
+        matching(config, 2, 4),
+        lambda pairs: DistillationLoss(tiny_task(), config, model, pairs),
+        Draws(3),
+    )
+    return way.begin(scene)
+
+
 LOSSES = {"task": None, "wide": wide_loss, "failing": failing_loss, "killing": killing_loss}
 
 
@@ -119,8 +145,9 @@ def main() -> int:
 
     scratch, output = Path(sys.argv[1]), Path(sys.argv[2])
     options = {name: json.loads(value) for name, value in (argument.split("=") for argument in sys.argv[3:])}
-    model = tiny_model(dropout=options.pop("dropout", 0.1))
-    options["loss_fn"] = LOSSES[options.pop("loss", "task")]
+    dropout, loss = options.pop("dropout", 0.1), options.pop("loss", "task")
+    model = tiny_model(dropout=dropout)
+    options["loss_fn"] = LOSSES[loss] if loss in LOSSES else in_a_way(loss, model, dropout)
     result = tiny_training(scratch, model, **options)
     output.mkdir(parents=True)
     save_file(model.state_dict(), output / "model.safetensors")
