@@ -31,6 +31,7 @@ LossFunction = Callable[[Any, dict[str, Any], float], "torch.Tensor"]
 """From the model, a batch and the progress of training to the mean loss, a scalar.
 
 A batch holds inputs, ``labels`` and extras, on the model's device; progress is the share of updates done, 0 to 1.
+Under several processes the model is a `compress.training.sharing.SharedModel`, and the batch is that of all of them.
 """
 
 
