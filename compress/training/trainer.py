@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from compress.config.schemas import Training
@@ -103,13 +103,8 @@ def run_trainer(
         )
     with progress_of(description, total=config.epochs * updates_per_epoch, unit="updates") as shown:
         epoch_end.shown = shown
-        trainer = _Trainer(
-            model=model,
-            args=training_arguments(config, directory, config.epochs * updates_per_epoch, seed, device),
-            callbacks=[epoch_end],
-        )
-        trainer.prepare(_loader(sampler, collate), loss_fn, state, epoch_end, members)
-        _go(trainer, model, epoch_end.resumed)
+        arguments = training_arguments(config, directory, config.epochs * updates_per_epoch, seed, device)
+        _go(model, arguments, _loader(sampler, collate), loss_fn, state, epoch_end, members)
     return epoch_end.progress
 
 
@@ -129,13 +124,10 @@ def follow_trainer(
     """Take part in the training of another process that calls `run_trainer`; reads its resume state, writes nothing."""
     updates_per_epoch = -(-len(sampler) // config.gradient_accumulation)
     follower = _Follower(model, sampler, updates_per_epoch, members)
-    trainer = _Trainer(
-        model=model,
-        args=training_arguments(config, directory, config.epochs * updates_per_epoch, seed, members.device(device)),
-        callbacks=[follower],
-    )
-    trainer.prepare(_loader(sampler, collate), loss_fn, None, follower, members)
-    _go(trainer, model, resumed)
+    follower.resumed = resumed
+    device = members.device(device)
+    arguments = training_arguments(config, directory, config.epochs * updates_per_epoch, seed, device)
+    _go(model, arguments, _loader(sampler, collate), loss_fn, None, follower, members)
 
 
 def _loader(sampler: BatchSampler, collate: Collator) -> DataLoader[Any]:
@@ -143,14 +135,24 @@ def _loader(sampler: BatchSampler, collate: Collator) -> DataLoader[Any]:
     return DataLoader(rows, batch_sampler=sampler, collate_fn=collate)
 
 
-def _go(trainer: _Trainer, model: Any, resumed: Path | None) -> None:
-    trainer.remove_callback(PrinterCallback)
+def _go(
+    model: Any,
+    arguments: TrainingArguments,
+    loader: DataLoader[Any],
+    loss_fn: LossFunction,
+    state: TrainingState | None,
+    around: _EpochEnd | _Follower,
+    members: Team | None,
+) -> None:
     use_cache = getattr(model.config, "use_cache", None)
+    trainer = _Trainer(model=model, args=arguments, callbacks=[around])
+    trainer.remove_callback(PrinterCallback)
+    trainer.prepare(loader, loss_fn, state, around, members)
     try:
         with warnings.catch_warnings():
             # Recommends calls in an order that Trainer follows; raised where a resumed scheduler is loaded.
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+            trainer.train(resume_from_checkpoint=None if around.resumed is None else str(around.resumed))
     finally:
         trainer.accelerator.free_memory()
         model.zero_grad(set_to_none=True)
@@ -366,6 +368,7 @@ class _Follower(TrainerCallback):
         self.sampler = sampler
         self.updates_per_epoch = updates_per_epoch
         self.members = members
+        self.resumed: Path | None = None
         self.progress: dict[str, Any] = {"loss_sum": 0.0, "batches": 0}
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
