@@ -224,6 +224,8 @@ def _head_numbers(layers: Any, places: Family, size: int) -> tuple[tuple[int, ..
 
 
 def _shapes(model: Any, places: Family) -> Iterator[tuple[str, tuple[int, ...]]]:
+    import torch
+
     base = places.base_model(model)
     tables = (places.word_embeddings, places.position_embeddings, places.token_type_embeddings)
     inside = {id(module) for module in places.layer_list(model).modules()}
@@ -232,7 +234,8 @@ def _shapes(model: Any, places: Family) -> Iterator[tuple[str, tuple[int, ...]]]
             inside |= {id(module) for module in base.get_submodule(path).modules()}
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        if id(module) not in inside and weight is not None and weight.dim() in (1, 2):
+        # What rounds a weight in training holds another module under that name.
+        if id(module) not in inside and isinstance(weight, torch.Tensor) and weight.dim() in (1, 2):
             yield name, tuple(weight.shape)
 
 

@@ -59,10 +59,10 @@ def loss_without_half(model: Any, scores: Scores, batches: list[Any], task: Any)
 
 
 def test_learned_gates_know_what_does_no_work_and_random_scores_do_not(
-    world: Any, tuned: Checkpoint, batches: list[Any]
+    world: Any, sure: Checkpoint, batches: list[Any]
 ) -> None:
     task, defaults = world.context("prune").task, Prune().gates
-    model, neurons, heads = partly_idle(tuned)
+    model, neurons, heads = partly_idle(sure)
     criterion = HardConcreteImportance(0.5, defaults.updates, defaults.learning_rate, seed=1)
     learned = criterion.scores(model, batches, task_loss(task))
     drawn = [importance("random", seed=seed).scores(model, batches, task_loss(task)) for seed in range(5)]

@@ -28,9 +28,9 @@ def facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 @pytest.fixture
 def poor(world: Any) -> Any:
-    """Return the world with training rows that lack two words of the validation rows."""
+    """Return the world with training rows that lack four words of the validation rows."""
     train = world.data.train
-    train = train[~train["text"].str.contains("lovely|awful")].reset_index(drop=True)
+    train = train[~train["text"].str.contains("lovely|awful|fine|sad")].reset_index(drop=True)
     world.data = replace(world.data, train=train)
     return world
 
@@ -44,9 +44,10 @@ def test_unseen_tokens_stay_until_predictions_do(poor: Any, tuned: Checkpoint) -
     assert facts(left)["validation"]["before"] == facts(left)["validation"]["after"]
     assert facts(left)["kept_for"]["likely"] >= 2
     assert {"lovely", "awful"} <= set(load_tokenizer(left.path).get_vocab())
-    some = facts(poor.run(tuned, Vocabulary(max_changed=1.0)))
+    some = facts(poor.run(tuned, Vocabulary(max_changed=1.0, max_metric_drop=None)))
     assert some["tokens"] == without["tokens"], "what is allowed anyway needs no token more"
-    bound = facts(poor.run(tuned, Vocabulary(max_changed=without["validation_changed"] + 1e-6)))
+    wide = Vocabulary(max_changed=without["validation_changed"] + 1e-6, max_metric_drop=None)
+    bound = facts(poor.run(tuned, wide))
     assert bound["tokens"] > without["tokens"], "a few texts are no proof that no more of others change"
 
 
