@@ -11,6 +11,7 @@ import torch
 
 from compress.checkpoint import Checkpoint
 from compress.config.schemas import Distill, DistillWeights, Student, StudentSearch
+from compress.console import progress_of
 from compress.errors import CheckpointError, ConfigError
 from compress.models.structure import Widths, structure_of
 from compress.models.torch_io import load_model, load_tokenizer
@@ -232,6 +233,34 @@ def test_many_layers_are_taken_away_one_by_one(
     assert (0, 2) in some
     assert len(some) < 10
     assert all(every[layers] == value for layers, value in some.items())
+
+
+def test_labelled_tokens_are_what_choices_are_ranked_by(world: World) -> None:
+    import pandas as pd
+
+    from compress.config.schemas import Finetune
+    from compress.data.base import Data
+    from compress.steps.distill.search import _Divergence
+    from compress.tasks import create
+
+    labels = ("O", "B-X", "I-X")
+    rows = pd.DataFrame({"tokens": [["road", "north", "city"], ["road"]] * 12, "tags": [[*labels], ["O"]] * 12})
+    world.data, task = (
+        Data("made", "token_classification", rows, rows, rows, labels, "e" * 64),
+        create("token_classification", labels),
+    )
+    teacher = world.run(world.source, Finetune(epochs=1, batch_size=8), world.context("finetune", task=task))
+    context = world.context("distill", task=task)
+    left = world.run(teacher, Distill(**QUICK, student=replace(SEARCH, hidden=0.5)), context)
+    found = left.manifest.facts["student"]["search"]
+    assert {tuple(one["layers"]) for one in found["trained"]} == {(0,), (1,)}
+    assert "f1" in found["trained"][0]
+    tokenizer = load_tokenizer(teacher.path)
+    features = task.encode(rows, tokenizer, 32)
+    with progress_of("ranking", total=1) as shown:
+        far = _Divergence(load_model(teacher), tokenizer, features, context, shown)
+    assert far.expected.shape == (4 * 12, 3), "a row for each word, none for the rest"
+    assert far((0, 1)) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 40, 72, 100_000])
