@@ -21,7 +21,13 @@ sys.path.insert(0, str(ROOT / "tests" / "results"))
 
 import sample  # noqa: E402 - the made-up records of the tests of results
 
-JOBS = {"pareto": 12, "pruning_criteria": 90, "quantization_calibration": 12, "quantization_methods": 24}
+JOBS = {
+    "distillation_losses": 39,
+    "pareto": 12,
+    "pruning_criteria": 90,
+    "quantization_calibration": 12,
+    "quantization_methods": 24,
+}
 
 
 def jobs_of(study: str, folder: Path) -> list[SweepJob]:
