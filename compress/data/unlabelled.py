@@ -19,10 +19,21 @@ if TYPE_CHECKING:
 
     from compress.data.base import Data
 
-__all__ = ["read_unlabelled", "unlabelled_file"]
+__all__ = ["check_unlabelled", "read_unlabelled", "unlabelled_file"]
 
 _LINES = frozenset({".txt"})
 _TABLES = frozenset(SEPARATED) | JSON_LINES | PARQUET
+
+
+def check_unlabelled(value: str, node: str) -> Path:
+    """Return the file that a key ``unlabelled`` names, which is not read.
+
+    Raises
+    ------
+    DataError
+        If it is missing, empty or of another kind.
+    """
+    return check_file("unlabelled", value, _LINES | _TABLES | CONLL, node)
 
 
 def unlabelled_file(value: str, node: str) -> tuple[Path, str]:
@@ -33,7 +44,7 @@ def unlabelled_file(value: str, node: str) -> tuple[Path, str]:
     DataError
         If it is missing, empty or of another kind.
     """
-    path = check_file("unlabelled", value, _LINES | _TABLES | CONLL, node)
+    path = check_unlabelled(value, node)
     return path, hash_file(path)
 
 

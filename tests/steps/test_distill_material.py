@@ -124,8 +124,18 @@ def test_a_file_of_texts_that_cannot_be_read_is_refused(
         (tmp_path / name).write_text(content, encoding="utf-8")
     config = Distill(**QUICK, unlabelled=str(tmp_path / name))
     with pytest.raises(DataError, match=message):
-        DistillStep().resolve(config)
         world.run(tuned, config)
+
+
+def test_a_file_of_texts_that_is_not_there_is_refused_while_planning(facts: Callable[..., SourceFacts]) -> None:
+    with pytest.raises(DataError, match=r"distill\.unlabelled=absent\.txt: no such file"):
+        DistillStep().check(Distill(unlabelled="absent.txt"), facts())
+
+
+def test_layers_that_the_source_lacks_are_refused_while_planning(facts: Callable[..., SourceFacts]) -> None:
+    config = Distill(teacher_layers=[1, 9, 3], weights=DistillWeights(hidden=1.0))
+    with pytest.raises(ConfigError, match=r"teacher_layers=\[1, 9, 3\]: 9 is no layer of the teacher"):
+        DistillStep().check(config, facts())
 
 
 def test_several_teachers_teach_together(world: World, tuned: Checkpoint) -> None:

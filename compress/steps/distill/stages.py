@@ -39,9 +39,9 @@ def check_stages(config: Distill) -> None:
         )
     if config.teachers is not None and len(set(config.teachers)) < max(2, len(config.teachers)):
         raise ConfigError(f"teachers={list(config.teachers)}: list two or more steps, each once; one is teacher=")
-    check_terms(config)
+    check_terms(config, "distill")
     if config.representations.epochs:
-        check_terms(_first(config))
+        check_terms(_first(config), "distill")
     elif config.representations != Stage(checkpoint_seconds=config.representations.checkpoint_seconds):
         raise ConfigError(
             "representations.epochs=0, so that there is no first stage, and other keys of representations are set; "

@@ -12,7 +12,7 @@ from compress.steps.base import Context, SourceFacts, Step
 from compress.steps.distill.kinds import check_student, given_model, kind_of, student_facts
 from compress.steps.distill.replacing import check_replacement, way_of
 from compress.steps.distill.stages import asked_teachers, check_stages, stages_of
-from compress.training.distillation import check_teacher, teach, unlabelled_key
+from compress.training.distillation import check_teacher, matching, teach, unlabelled_key
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint, Writer
@@ -71,6 +71,9 @@ class DistillStep(Step[Distill]):
         check_stages(config)
         check_replacement(config)
         check_student(config.student, source)
+        if not self.inputs(config):  # the source teaches, so that its layers are known
+            for stage in stages_of(config).values():
+                matching(stage, student_facts(config.student, source).layers, source.layers)
 
     def after(self, config: Distill, source: SourceFacts) -> SourceFacts:
         """Return the source's facts with the student's layers, widths and, where it is another's, architecture."""

@@ -89,7 +89,7 @@ class ElasticStep(Step[Elastic]):
                 f"elastic: patience={config.patience}: validation of the whole model does not judge what is within it, "
                 f"and the last epoch is kept; set patience=null"
             )
-        check_terms(config)
+        check_terms(config, "elastic")
         check_length(config, source.positions)
 
     def after(self, config: Elastic, source: SourceFacts) -> SourceFacts:

@@ -29,7 +29,7 @@ def check_recovery(config: Prune) -> None:
                 "set recover.epochs=3, or leave recover as it is"
             )
         return
-    check_terms(config.recover)
+    check_terms(config.recover, "prune.recover")
 
 
 def refuse_teacher(reference: Checkpoint, source: Checkpoint, layers: int, config: Prune, context: Context) -> None:

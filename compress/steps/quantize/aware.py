@@ -73,7 +73,7 @@ class QuantizationAwareStep(Step[QuantizationAwareTraining]):
                 f"quantization-aware training trains an fp32 model, this one is {source.precision}; put it before "
                 f"export and quantize"
             )
-        check_terms(config)
+        check_terms(config, "qat")
         if config.bits in ("2", "4"):
             unread = ["calibration", "percentile", "calibration_rows"]
             refuse_unread(config, unread, f"with bits={config.bits}")

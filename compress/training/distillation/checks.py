@@ -36,8 +36,18 @@ def asks_teacher(config: Taught) -> bool:
     return weights.logits > 0 or weights.logits_mse > 0 or weights.decoupled > 0 or asks_inside(config)
 
 
-def check_terms(config: Taught) -> None:
-    """Refuse a loss without terms, rows that nobody answers, and options that nothing reads."""
+def check_terms(config: Taught, where: str) -> None:
+    """Refuse a loss without terms, rows that nobody answers, files that are not there, options that nothing reads.
+
+    Parameters
+    ----------
+    config
+        The terms.
+    where
+        Its node, for messages: ``distill``.
+    """
+    from compress.data.unlabelled import check_unlabelled
+
     weights = config.weights
     if not any(getattr(weights, name) for name in (*_ANSWERS, *_INSIDE)):
         raise ConfigError(
@@ -50,6 +60,8 @@ def check_terms(config: Taught) -> None:
             f"unlabelled={config.unlabelled}: no term of the loss asks a teacher, who alone could label these texts; "
             f"set weights.logits above 0, or leave unlabelled out"
         )
+    if config.unlabelled is not None:
+        check_unlabelled(config.unlabelled, where)
     if config.augment.share > 0 and not taught:
         raise ConfigError(
             f"augment.share={config.augment.share:g}: no term of the loss asks a teacher, who alone could say what "

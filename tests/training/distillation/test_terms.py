@@ -218,7 +218,7 @@ def test_layers_out_of_range_are_refused(options: Any, message: str) -> None:
 )
 def test_losses_that_cannot_be_are_refused(options: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_terms(config(**options))
+        check_terms(config(**options), "distill")
 
 
 # --- what has a part in it ---------------------------------------------------------------------
