@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from compress.checkpoint import Checkpoint, open_checkpoint
 from compress.cli.validate import compose_job
@@ -55,6 +56,16 @@ def test_recovery_wins_back_what_the_cut_lost(world: Any, tuned: Checkpoint) -> 
     assert lost["recovered"] > lost["cut"] + 0.1
     assert left.manifest.facts["validation"]["accuracy"] == lost["recovered"]
     assert [entry["epoch"] for entry in left.manifest.facts["history"]] == [1, 2, 3, 4]
+
+
+def test_a_narrower_model_recovers_by_hidden_states_through_projections(world: Any, tuned: Checkpoint) -> None:
+    weights = DistillWeights(task=0.0, logits=0.0, hidden=1.0)
+    left = world.run(tuned, pruning(replace(QUICK, epochs=3, weights=weights), ratio=PruneRatio(hidden=0.5)))
+    history = left.manifest.facts["history"]
+    assert history[-1]["loss"] < history[0]["loss"]
+    names = load_file(left.path / "model.safetensors")
+    assert not [name for name in names if "distillation" in name]
+    assert sizes_of(left)["hidden_size"] < sizes_of(tuned)["hidden_size"]
 
 
 def test_the_unpruned_model_teaches_unless_labels_alone_do(
