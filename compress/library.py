@@ -51,19 +51,34 @@ def run(recipe: str, overrides: Sequence[str] = (), *, directory: str | Path | N
     CompressError
         What the command line would have printed; ``exit_status`` says what it would have returned.
     """
+    from compress.cli.jobs import outcome_of
     from compress.cli.validate import compose_job
     from compress.console import setup_logging
     from compress.errors import ConfigError
-    from compress.pipeline import run_job
 
     if isinstance(overrides, str):
         raise ConfigError(f"overrides={overrides!r} is a string; give a list of them: [{overrides!r}]")
+    _refuse_a_team()
     job = compose_job(recipe, list(overrides))
     where = Path(directory) if directory is not None else _fresh(Path("runs") / recipe)
     where.mkdir(parents=True, exist_ok=True)
     setup_logging(where / "compress.log")
-    outcome = run_job(job, where)
+    outcome = outcome_of(job, where)
     return Run(outcome.record, outcome.artifact, outcome.directory)
+
+
+def _refuse_a_team() -> None:
+    """Refuse to run the whole job in each of several processes, which would write over each other."""
+    import os
+
+    from compress.errors import ConfigError
+
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1":
+        raise ConfigError(
+            f"compress.run in each of {count} processes (WORLD_SIZE={count}) would run the job {count} times; train in "
+            f"several processes by the command line: torchrun --nproc-per-node {count} -m compress recipe=..."
+        )
 
 
 def _fresh(parent: Path) -> Path:

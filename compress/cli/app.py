@@ -135,10 +135,14 @@ def _run(composer: Composer, overrides: list[str]) -> int:
 
         return run_sweep(composer, overrides)
     job = job_of(config)
-    if job.dry_run:
-        from compress.pipeline import dry_run
+    if job.auto is not None:
+        from compress.sweeping.auto import check
 
-        print(dry_run(job))
+        check(job)
+    if job.dry_run:
+        from compress.cli.jobs import plan_of
+
+        print(plan_of(job))
         return 0
     return _launch(composer, config, overrides)
 

@@ -18,9 +18,20 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from compress.config.job import JobConfig
+    from compress.pipeline import Outcome
     from compress.sweeping.ledger import Ledger
 
-__all__ = ["fail", "read_status", "run_alone", "run_in_sweep", "say", "shows_tracebacks", "status_of"]
+__all__ = [
+    "fail",
+    "outcome_of",
+    "plan_of",
+    "read_status",
+    "run_alone",
+    "run_in_sweep",
+    "say",
+    "shows_tracebacks",
+    "status_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +73,7 @@ def run_alone(job: JobConfig, run_dir: Path, *, measure: bool = True, device: st
         setup_logging(run_dir / "compress.log")
         for warning in job.warnings:
             log.warning("%s", warning)
-        return _run(job, run_dir, device) if measure else _build(job, run_dir, device)
+        return _run(job, run_dir, device) if measure or job.auto else _build(job, run_dir, device)
     except CompressError as error:
         _keep_traceback(run_dir)
         log.error("%s", error)
@@ -79,14 +90,35 @@ def run_alone(job: JobConfig, run_dir: Path, *, measure: bool = True, device: st
 
 
 def _run(job: JobConfig, run_dir: Path, device: str | None) -> int:
-    from compress.pipeline import run_job
     from compress.results.table import print_table
 
-    outcome = run_job(job, run_dir, device)
+    outcome = outcome_of(job, run_dir, device)
     print_table(outcome.record, artifact=outcome.artifact)
     for missed in outcome.record["budget"]["missed"]:
         log.warning("budget missed: %s", missed["message"])
     return int(outcome.exit_status)
+
+
+def outcome_of(job: JobConfig, run_dir: Path, device: str | None = None) -> Outcome:
+    """Run a job, or search for one where that is what it asks; raises CompressError."""
+    if job.auto is not None:
+        from compress.sweeping.auto import run_auto
+
+        return run_auto(job, run_dir, device)
+    from compress.pipeline import run_job
+
+    return run_job(job, run_dir, device)
+
+
+def plan_of(job: JobConfig) -> str:
+    """Return what a job would do, as text; writes nothing."""
+    if job.auto is not None:
+        from compress.sweeping.auto import describe
+
+        return describe(job)
+    from compress.pipeline import dry_run
+
+    return dry_run(job)
 
 
 def _build(job: JobConfig, run_dir: Path, device: str | None) -> int:

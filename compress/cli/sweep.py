@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.cli.jobs import read_status, run_in_sweep, say
+from compress.cli.jobs import plan_of, read_status, run_in_sweep, say
 from compress.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,15 +98,13 @@ def expand(composer: Composer, config: DictConfig) -> list[SweepJob]:
 
 
 def _dry_run(jobs: Sequence[SweepJob]) -> int:
-    from compress.pipeline import dry_run
-
     seen: dict[str, int] = {}
     for number, job in enumerate(jobs):
         first = seen.setdefault(job.config.digest, number)
         print(f"job {number}: {' '.join(job.config.overrides)}")
         for warning in job.config.warnings:
             say(f"warning: {warning}")
-        print(dry_run(job.config) if first == number else f"equal to job {first}, not run again")
+        print(plan_of(job.config) if first == number else f"equal to job {first}, not run again")
     return 0
 
 

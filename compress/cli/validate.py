@@ -119,7 +119,15 @@ def _job_of(composed: DictConfig, sweep: bool) -> JobConfig:
         overrides=tuple(overrides),
         warnings=tuple(warnings),
         tracker=typed["tracker"],
+        auto=typed.get("auto"),
+        config_dir=_config_dir(composed),
     )
+
+
+def _config_dir(config: DictConfig) -> str | None:
+    """Return the folder that ``--config-dir`` added, where one was."""
+    sources = config.hydra.runtime.config_sources
+    return next((str(one.path) for one in sources if one.provider == "command-line" and one.schema == "file"), None)
 
 
 def _unpinned(model: Model, option: str | None) -> Model:

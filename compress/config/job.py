@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compress.config.auto import Auto
 from compress.config.schemas import Benchmark, Budget, Data, Export, Model, Store, Tracker
 
 __all__ = ["JobConfig"]
@@ -36,6 +37,12 @@ class JobConfig:
         As given on the command line.
     warnings : tuple of str
         What was noticed while validating, for the log and the record.
+    tracker : Tracker
+        The typed config group.
+    auto : Auto or None
+        Settings of the search for a recipe, where the job is one.
+    config_dir : str or None
+        The user's own folder of configs.
     """
 
     recipe: str
@@ -58,6 +65,8 @@ class JobConfig:
     overrides: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     tracker: Tracker = dataclasses.field(default_factory=Tracker)
+    auto: Auto | None = None
+    config_dir: str | None = None
 
     @property
     def digest(self) -> str:
@@ -71,7 +80,7 @@ class JobConfig:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-_IN_NO_DIGEST = ("overrides", "warnings", "dry_run", "tracker")
+_IN_NO_DIGEST = ("overrides", "warnings", "dry_run", "tracker", "config_dir")
 
 
 def _facts(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from compress.config import elastic, quantization, schemas
+from compress.config import auto, elastic, quantization, schemas
 from compress.config.nodes import node_of
 from compress.config.options import option
 
@@ -48,6 +48,7 @@ GROUPS: Mapping[str, Mapping[str, type]] = MappingProxyType(
             "bitsandbytes_schema": quantization.BitsAndBytes,
             "weight_only_schema": quantization.WeightOnlyQuantization,
         },
+        "auto": {"schema": auto.Auto},
         "benchmark": {"schema": schemas.Benchmark},
         "tracker": {
             "none_schema": schemas.Tracker,

@@ -330,6 +330,11 @@ class Benchmark:
         "job: each job measures itself; end: a sweep measures all its variants together; auto: end where that can be",
         choices=["auto", "job", "end"],
     )
+    variants: str = option(
+        "path",
+        "path: every checkpoint on the way is measured; ends: the baseline and the artifact alone",
+        choices=["path", "ends"],
+    )
     shapes: list[str] = option(
         ["1x32", "8x128"],
         "BATCHxTOKENS; 1/8x32/128 is a grid of four, natural is real texts at their lengths, one by one",

@@ -14,6 +14,9 @@ class Training:
     """What every step that trains shares."""
 
     epochs: int = option(3, "passes over the training split", minimum=1)
+    min_updates: int | None = option(
+        None, "updates at least: with few rows there are as many more epochs; null leaves it at epochs", minimum=1
+    )
     batch_size: int = option(32, "examples per update", minimum=1)
     gradient_accumulation: int = option(1, "batches summed up per update", minimum=1)
     learning_rate: float = option(5e-5, "peak learning rate", above=0)

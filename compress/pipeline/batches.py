@@ -69,7 +69,7 @@ class Batch:
     def _labels(self, member: Member) -> dict[str, str]:
         """Return the label of each of a job's steps."""
         by_digest = {variant.digest: variant.label for variant in self.variants}
-        return {name: by_digest[digest] for name, digest in member.built.digests.items()}
+        return {name: by_digest[digest] for name, digest in _measured(member).items()}
 
     def own(self, member: Member, measurement: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """Return a job's own part of what was measured, its variants named as in the job, and its baseline's name."""
@@ -82,7 +82,7 @@ class Batch:
         else:  # another job's
             baseline = _free("baseline", labels)
             labels = {baseline: self.baseline.label, **labels}
-        steps = {baseline: self.baseline.step, **{name: name for name in member.built.digests}}
+        steps = {baseline: self.baseline.step, **{name: name for name in labels if name != baseline}}
         variants = {name: {**measurement["variants"][label], "step": steps[name]} for name, label in labels.items()}
         comparisons = {name: measurement["comparisons"][label] for name, label in labels.items()}
         shared = {key: value for key, value in measurement.items() if key not in ("variants", "comparisons")}
@@ -106,6 +106,10 @@ class Batch:
         return _batch([member], self.baseline, self.variants)
 
 
+def _measured(member: Member) -> dict[str, str]:
+    return member.built.measured(member.job.benchmark.variants)
+
+
 def _free(name: str, taken: Collection[str]) -> str:
     number, candidate = 2, name
     while candidate in taken:
@@ -114,7 +118,7 @@ def _free(name: str, taken: Collection[str]) -> str:
 
 
 def _batch(members: Sequence[Member], baseline: Variant, variants: Sequence[Variant]) -> Batch:
-    needed = {baseline.digest, *(digest for member in members for digest in member.built.digests.values())}
+    needed = {baseline.digest, *(digest for member in members for digest in _measured(member).values())}
     return Batch(tuple(members), tuple(variant for variant in variants if variant.digest in needed), baseline)
 
 
@@ -138,15 +142,15 @@ def batches_of(members: Sequence[Member], leader: Member, store: Path, room: int
     found: dict[str, Variant] = {baseline.digest: baseline}
     for member in members:
         paths = member.built.paths(store, member.run_dir)
-        for name, digest in member.built.digests.items():
+        for name, digest in _measured(member).items():
             found.setdefault(digest, Variant(f"{member.name}.{name}", name, paths[name], digest))
     batches: list[list[Member]] = []
     held: set[str] = set()
     for member in members:
-        more = held | set(member.built.digests.values())
+        more = held | set(_measured(member).values())
         if not batches or len(more) > room:
             batches.append([])
-            more = {baseline.digest, *member.built.digests.values()}
+            more = {baseline.digest, *_measured(member).values()}
         batches[-1].append(member)
         held = more
     return [_batch(batch, baseline, list(found.values())) for batch in batches]

@@ -64,6 +64,11 @@ class Built:
         """Store key of each step, by name."""
         return {step["name"]: step["key"] for step in self.steps}
 
+    def measured(self, variants: str) -> dict[str, str]:
+        """Return the digests of the checkpoints to measure, by step name, as ``benchmark.variants`` says."""
+        ends = (self.baseline, self.candidate)
+        return {name: digest for name, digest in self.digests.items() if variants == "path" or name in ends}
+
     def paths(self, store: Path, run_dir: Path) -> dict[str, Path]:
         """Return where each step's checkpoint lies: the last one in the run's directory, as it ships."""
         return {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from compress.errors import CompressError, MachineError
 from compress.pipeline.built import BUILT, FAMILY, Built, build, write_built
-from compress.pipeline.finish import Outcome, finish, write_status
+from compress.pipeline.finish import Found, Outcome, finish, write_status
 from compress.pipeline.quiet import measuring
 from compress.pipeline.steps import Setting, set_up
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def run_job(job: JobConfig, run_dir: Path, device: str | None = None) -> Outcome:
+def run_job(job: JobConfig, run_dir: Path, device: str | None = None, *, found: Found | None = None) -> Outcome:
     """Run every step of a job that is not in the store yet, then measure all of them from disk.
 
     Parameters
@@ -35,13 +35,15 @@ def run_job(job: JobConfig, run_dir: Path, device: str | None = None) -> Outcome
         Where to leave what it makes.
     device
         The device to use in place of the job's: one of several GPUs.
+    found
+        The search that found this job, in whose name it is told.
 
     Raises
     ------
     CompressError
         With the exit status to leave with; ``status.json`` in `run_dir` says the same.
     """
-    return _guarded(lambda: _run(job, run_dir, device), run_dir)
+    return _guarded(lambda: _run(job, run_dir, device, found), run_dir)
 
 
 def build_job(job: JobConfig, run_dir: Path, device: str | None = None) -> Built:
@@ -92,7 +94,7 @@ def _clear(run_dir: Path) -> None:
     shutil.rmtree(run_dir / ".benchmark", ignore_errors=True)
 
 
-def _run(job: JobConfig, run_dir: Path, device: str | None) -> Outcome:
+def _run(job: JobConfig, run_dir: Path, device: str | None, found: Found | None) -> Outcome:
     _check_tracker(job)
     setting = set_up(job, device)
     built = build(job, setting, run_dir)
@@ -101,7 +103,7 @@ def _run(job: JobConfig, run_dir: Path, device: str | None) -> Outcome:
         setting.store.prune(job.store.max_bytes, keep=set(built.keys.values()))
     with measuring(setting.store.path):
         measurement = _measure(job, setting, built, run_dir)
-    return finish(job, built, measurement, run_dir, setting)
+    return finish(job, built, measurement, run_dir, setting, found=found)
 
 
 def _build(job: JobConfig, run_dir: Path, device: str | None) -> Built:
@@ -124,9 +126,10 @@ def _measure(job: JobConfig, setting: Setting, built: Built, run_dir: Path) -> d
     from compress.benchmark.measure import measure
 
     scratch = run_dir / ".benchmark"
+    paths = built.paths(setting.store.path, run_dir)
     try:
         return measure(
-            [(name, name, path) for name, path in built.paths(setting.store.path, run_dir).items()],
+            [(name, name, paths[name]) for name in built.measured(job.benchmark.variants)],
             task=setting.task,
             data=setting.data,
             config=job.benchmark,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compress.config.job import JobConfig
     from compress.pipeline.steps import Setting
 
-__all__ = ["Outcome", "finish", "write_status"]
+__all__ = ["Found", "Outcome", "finish", "write_status"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,22 @@ class Outcome:
     artifact: Path
 
 
+@dataclass(frozen=True)
+class Found:
+    """A search that a job came out of.
+
+    Attributes
+    ----------
+    job : JobConfig
+        What the user asked for: its recipe, its overrides and its digest are told.
+    facts : mapping
+        ``search`` of the record.
+    """
+
+    job: JobConfig
+    facts: Mapping[str, Any]
+
+
 def finish(
     job: JobConfig,
     built: Built,
@@ -46,6 +62,7 @@ def finish(
     *,
     baseline: str | None = None,
     group: Mapping[str, str] | None = None,
+    found: Found | None = None,
 ) -> Outcome:
     """Write what a job leaves, from what its steps left and what was measured.
 
@@ -63,13 +80,16 @@ def finish(
         Name of the baseline among the measured variants; by default the job's own.
     group
         ``key`` and ``baseline_run``, for jobs that were measured together.
+    found
+        The search that found this job.
     """
     from compress import tracking
     from compress.results import budget, card, record, report
 
+    asked = job if found is None else found.job
     cut = {"train": _truncated_in_training(built.steps), **measurement["truncated"]}
     content = record.build(
-        recipe=job.recipe,
+        recipe=asked.recipe,
         task=job.task_name,
         seed=job.seed,
         metric=job.task.metric,
@@ -78,7 +98,7 @@ def finish(
         baseline=baseline or built.baseline,
         candidate=built.candidate,
         data={**built.data, "truncated": cut},
-        overrides=list(job.overrides),
+        overrides=list(asked.overrides),
         warnings=[*built.notes, *_cut_rows(cut, built.data["rows"], job.model.max_length)],
     )
     covered = vocabulary_coverage(built, setting.data, setting.store.path, run_dir)
@@ -86,6 +106,8 @@ def finish(
         content["vocabulary"] = covered
     if group is not None:
         content["group"] = dict(group)
+    if found is not None:
+        content["search"] = dict(found.facts)
     content["budget"] = budget.judge(content, job.budget)
     record.write_json(run_dir / record.RECORD, content)
     artifact = run_dir / ARTIFACT
@@ -98,7 +120,7 @@ def finish(
         "budget missed" if status else "done",
         status,
         missed=content["budget"]["missed"],
-        digest=job.digest,
+        digest=asked.digest,
     )
     return Outcome(status, content, run_dir, artifact)
 

@@ -94,6 +94,8 @@ def sections(
         ("Warnings", "list", list(record.get("warnings") or ())),
         ("Variants", "table", cells(record)),
         ("", "text", [_reading(record)]),
+        ("Search", "table", tables.search(record)),
+        ("", "text", _searched(record)),
         ("Plots", "plots", list(plots)),
         ("Metrics", "table", tables.metrics(record)),
         ("Against the baseline", "table", tables.against_baseline(record)),
@@ -123,6 +125,21 @@ def _missing_texts(record: Mapping[str, Any]) -> list[str]:
     entries = [entry for step in (record.get("vocabulary") or {}).values() for entry in step["texts"]]
     missing = dict.fromkeys(entry["missing"] for entry in entries if "missing" in entry)
     return [f"No texts of another domain: {reason}" for reason in missing]
+
+
+def _searched(record: Mapping[str, Any]) -> list[str]:
+    """Return what a search chose and why, and how to run that alone."""
+    found = record.get("search")
+    if not found:
+        return []
+    own = ("recipe=", "auto=", "auto.", "hydra", "+auto")
+    shared = [item for item in record.get("overrides") or () if not item.startswith(own)]
+    command = shlex.join(["python", "-m", "compress", *shlex.split(str(found["chosen"])), *shared])
+    return [
+        f"The search took {found['seconds'] / 60:.0f} minutes: {found['verdict']}. Losses are on validation, which "
+        f"chooses; the test split, above, was read for the one that is left.",
+        f"To make it again without a search: `{command}`.",
+    ]
 
 
 def _changed(record: Mapping[str, Any], changed: Sequence[tuple[str, str, str]] | None) -> tuple[str, Any]:

@@ -20,6 +20,7 @@ __all__ = [
     "memory",
     "metrics",
     "noise_floor",
+    "search",
     "size",
     "steps",
     "training",
@@ -172,6 +173,25 @@ def noise_floor(record: Record) -> Table:
         for item in (record.get("benchmark") or {}).get("noise_floor") or ()
     ]
     return ["batch × tokens", "device", "threads", "ratio", "interval", "half-width", "verdict"], lines
+
+
+def search(record: Record) -> Table:
+    """Return what a search tried: each candidate after its short training and, where it got one, after its full one."""
+    found = record.get("search") or {}
+    lines = []
+    for one in found.get("candidates") or ():
+        trial, full = one.get("trial") or {}, one.get("full") or {}
+        lines.append(
+            [
+                str(one.get("overrides")),
+                *(formats.number(part.get("drop")) for part in (trial, full)),
+                formats.ratio(trial.get("speedup")),
+                formats.ratio(trial.get("size_ratio")),
+                str(one.get("remark")),
+            ]
+        )
+    header = ["candidate", "loss on validation, trial", "trained in full", "times faster", "times smaller", "remark"]
+    return header, lines
 
 
 def steps(record: Record) -> Table:

@@ -59,7 +59,12 @@ class SweepJob:
         return replace(self, run_dir=run_dir)
 
     def measures_at_end(self, when: str) -> bool:
-        """Return whether it is measured at the end of the sweep, where ``auto`` stands for `when`."""
+        """Return whether it is measured at the end of the sweep, where ``auto`` stands for `when`.
+
+        A search measures what it chooses itself.
+        """
+        if self.config.auto is not None:
+            return False
         own = self.config.benchmark.when
         return (when if own == "auto" else own) == "end"
 

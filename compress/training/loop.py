@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from compress.tasks.base import Features, Task
 
-__all__ = ["LossFunction", "TaskLoss", "TrainingResult", "task_loss", "train"]
+__all__ = ["LossFunction", "TaskLoss", "TrainingResult", "long_enough", "task_loss", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ def train(
     from compress.training.read_rows import only_rows, rows_to_read
 
     _check(train_features, validation_features, config, device)
+    config = long_enough(config, len(train_features))
     names = {item.name for item in fields(Training)} - {"checkpoint_seconds"}
     padding = padding_of(tokenizer)
     more = [] if augmenter is None else augmenter.token_ids
@@ -187,6 +188,18 @@ def train(
     best = progress["best"]
     log.info("%s: best %s %.4f on validation after epoch %d", description, task.metric, best["metric"], best["epoch"])
     return TrainingResult(float(best["metric"]), int(best["epoch"]), list(progress["history"]))
+
+
+def long_enough(config: Training, rows: int) -> Training:
+    """Return a training with as many epochs as its `min_updates` need on so many rows."""
+    if config.min_updates is None:
+        return config
+    batches = math.ceil(rows / config.batch_size)
+    per_epoch = math.ceil(batches / config.gradient_accumulation)
+    epochs = max(config.epochs, math.ceil(config.min_updates / per_epoch))
+    if epochs > config.epochs:
+        log.info("%d epochs in place of %d, for %d updates at least", epochs, config.epochs, config.min_updates)
+    return replace(config, epochs=epochs)
 
 
 def task_loss(task: Task) -> TaskLoss:

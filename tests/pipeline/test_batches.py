@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,20 @@ def test_a_job_of_another_fine_tuning_is_compared_with_the_group_s_baseline() ->
     assert baseline == "baseline"
     assert list(own["variants"]) == ["baseline", "finetune", "quantize"]
     assert own["variants"]["baseline"] == {"step": "finetune", "figure": "0.finetune"}
+
+
+def test_only_the_ends_of_a_path_are_measured_where_that_is_asked() -> None:
+    job = compose_job("int8", ["debug=tiny", "device=cpu", "benchmark.variants=ends"])
+    jobs = [dataclasses.replace(one, job=job) for one in JOBS]
+    (batch,) = batches_of(jobs, jobs[0], STORE, 24)
+    assert [variant.label for variant in batch.variants] == [
+        *("0.finetune", "0.quantize", "1.quantize", "2.finetune", "2.quantize")
+    ]
+    own, _ = batch.own(jobs[1], measured([variant.label for variant in batch.variants]))
+    assert list(own["variants"]) == ["finetune", "quantize"]
+    own, baseline = batch.own(jobs[2], measured([variant.label for variant in batch.variants]))
+    assert [facts["step"] for facts in own["variants"].values()] == ["finetune", "finetune", "quantize"]
+    assert baseline == "baseline"
 
 
 def test_batches_hold_whole_jobs_and_the_baseline() -> None:

@@ -184,3 +184,11 @@ def test_a_model_with_closures_hooks_and_parametrizations_arrives_whole(tiny: Mo
     gradients = [weight.grad is not None for weight in arrived["model"].parameters()]
     model(**batch).logits.sum().backward()
     assert gradients == [weight.grad is not None for weight in model.parameters()]
+
+
+def test_a_run_from_python_in_each_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import compress
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="would run the job 2 times; .*torchrun --nproc-per-node 2"):
+        compress.run("int8", ["debug=tiny"])

@@ -14,8 +14,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
+from compress.config.training import Training
 from compress.errors import ConfigError, StepError, UnsupportedError
-from compress.training.loop import task_loss
+from compress.training.loop import long_enough, task_loss
 from compress.training.state import TrainingState
 
 WORKER = Path(__file__).with_name("tiny_training.py")
@@ -237,3 +238,12 @@ def test_sigkilled_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path) -
     for name in ("model.safetensors", "history.json", "config.json"):
         assert (tmp_path / "killed-output" / name).read_bytes() == (tmp_path / "whole-output" / name).read_bytes()
     assert len(json.loads((tmp_path / "whole-output" / "history.json").read_text())[2]) == 12
+
+
+@pytest.mark.parametrize(
+    ("rows", "least", "accumulation", "epochs"),
+    [(100, None, 1, 3), (100, 10, 1, 3), (100, 50, 1, 8), (97, 50, 1, 8), (100, 50, 4, 25), (3, 12, 1, 12)],
+)
+def test_few_rows_are_trained_for_more_epochs(rows: int, least: int | None, accumulation: int, epochs: int) -> None:
+    config = Training(epochs=3, batch_size=16, gradient_accumulation=accumulation, min_updates=least)
+    assert long_enough(config, rows).epochs == epochs

@@ -128,7 +128,7 @@ def short_training(config: Distill, rows: int) -> tuple[Distill, int]:
     wanted = config.student.search.updates
     epochs = -(-wanted // max(1, rows // batch))
     seen = min(rows, wanted // epochs * batch)
-    return replace(config, epochs=epochs, patience=None), seen
+    return replace(config, epochs=epochs, min_updates=None, patience=None), seen
 
 
 def _candidates(ranked: Sequence[tuple[Layers, float]], uniform: Layers, search: StudentSearch) -> list[Layers]:
