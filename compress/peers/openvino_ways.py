@@ -20,7 +20,7 @@ _SUBSET = 300
 class OpenVINO(Peer):
     """The plain export, converted by OpenVINO and run in fp32.
 
-    Converted from torch directly, it ran in the same kernels in the same time.
+    Converted from torch directly, it runs in the same kernels.
     """
 
     name: ClassVar[str] = "openvino"

@@ -102,8 +102,13 @@ def test_every_peer_says_what_it_is() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "modules"),
-    [("onnxruntime", []), ("onnxruntime_dynamic_int8", []), ("onnxruntime_static_int8", [])]
-    + [("openvino", ["openvino"]), ("openvino_nncf_int8", ["openvino", "nncf"])],
+    [
+        ("onnxruntime", []),
+        ("onnxruntime_dynamic_int8", []),
+        ("onnxruntime_static_int8", []),
+        ("openvino", ["openvino"]),
+        ("openvino_nncf_int8", ["openvino", "nncf"]),
+    ],
 )
 def test_a_graph_answers_about_as_the_model(
     name: str, modules: list[str], made: Callable[..., Checkpoint], onnx_checkpoint: Checkpoint
