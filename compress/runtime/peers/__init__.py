@@ -48,7 +48,7 @@ class Way:
     needs: tuple[str, ...] = ()
 
 
-_COMPILER = ("torch._dynamo", "torch._inductor.config")
+_COMPILER = ("torch._dynamo", "torch._inductor.compile_fx", "torch._inductor.freezing")
 
 WAYS = {
     "torch_compile": Way("compress.runtime.peers.compiled", _COMPILER),
