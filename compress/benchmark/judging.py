@@ -64,7 +64,7 @@ class Judging:
             self._check(worker.name, facts)
             return {**facts, "memory": {"peak_rss_bytes": None, "peak_device_bytes": None}, "cold_start": None}
         start = worker.ask("cold_start", **asked, rows=self.texts.rows)
-        empty, load = start.pop("empty_rss_bytes"), start.pop("load_peak_rss_bytes")
+        empty, held, load = (start.pop(f"{name}_rss_bytes") for name in ("empty", "held", "load_peak"))
         facts = worker.ask("facts")
         self._check(worker.name, facts)
         before = worker.ask("memory", reset=True)
@@ -78,6 +78,7 @@ class Judging:
             "peak_device_bytes": after["peak_device_bytes"],
             "driver_device_bytes": after["driver_device_bytes"],
             "empty_rss_bytes": empty,
+            "held_bytes": held - empty,
             "load_bytes": loading,
             "inference_bytes": inference,
             "model_bytes": max(inference, loading or 0),

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _PACKAGES = (
     *("bitsandbytes", "numpy", "onnxruntime", "openvino", "scikit-learn", "seqeval", "tokenizers", "torch"),
-    "transformers",
+    *("torchao", "transformers"),
 )
 _MODULES = ("compress.benchmark.worker", "compress.models", "compress.quantized", "compress.runtime", "compress.tasks")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from compress.errors import UnsupportedError
+from compress.errors import CheckpointError, UnsupportedError
 from compress.quantized import QUANTIZATION
 
 __all__ = ["can_reset", "device_memory", "import_runtime", "peak_rss", "reset_peak", "resident"]
@@ -107,11 +108,24 @@ def import_runtime(path: Path, threads: int | None) -> None:
     if path.suffix == ".onnx" or form == "onnx":
         for module in ("onnxruntime", "tokenizers", "compress.runtime.onnx_predictor"):
             import_module(module)
-    elif form == "openvino":
+    elif path.suffix == ".xml" or form == "openvino":
         for module in ("openvino", "tokenizers", "compress.runtime.openvino_predictor"):
             import_module(module)
     else:
         _import_torch(path, threads)
+        _import_peer(path)
+
+
+def _import_peer(path: Path) -> None:
+    from compress.runtime.peers import way_of
+
+    try:
+        way = way_of(path)
+    except CheckpointError:  # opening it says what is wrong
+        return
+    for module in () if way is None else (way.module, *way.imports):
+        with contextlib.suppress(ImportError):  # opening it says which extra is missing
+            import_module(module)
 
 
 def _import_torch(path: Path, threads: int | None) -> None:

@@ -22,7 +22,7 @@ __all__ = ["macs_of_onnx", "macs_of_openvino", "macs_of_torch", "size_of", "voca
 
 _WEIGHTS = (".safetensors", ".onnx", ".data", ".onnx_data")
 _IR = (".xml", ".bin")
-_SAFETENSORS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+_SAFETENSORS = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "I8": "int8"}
 _ONNX = {
     "DOUBLE": "fp64",
     "FLOAT": "fp32",
@@ -38,7 +38,7 @@ _FEW = 1000
 
 
 def size_of(path: Path, form: str) -> dict[str, Any]:
-    """Return the bytes of an artifact: a directory, or a single ``.onnx`` file with its external data.
+    """Return the bytes of an artifact: a directory, or a single file with what it keeps beside it.
 
     Returns
     -------
@@ -50,13 +50,13 @@ def size_of(path: Path, form: str) -> dict[str, Any]:
     folder, model = (path, path / "model.onnx") if path.is_dir() else (path.parent, path)
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "README.md"]
     if path.is_file():
-        beside = _external_files(path)
+        beside = {path.with_suffix(".bin").name} if path.suffix == ".xml" else _external_files(path)
         files = [file for file in files if file == path or file.name in beside]
     weights = [file for file in files if file.suffix in (_IR if form == "openvino" else _WEIGHTS)]
     if form == "onnx":
         found = _onnx_tensors(model)
     elif form == "openvino":
-        found = _openvino_tensors(folder)
+        found = _openvino_tensors(path if path.is_file() else path / "model.xml")
     else:
         found = _torch_tensors(weights, read_quantization(folder))
     return {
@@ -114,8 +114,7 @@ def _torch_tensors(weights: Iterable[Path], how: Quantization | None) -> dict[st
                 continue
             owner, _, part = name.rpartition(".")
             quantized = owner in layers and part != "bias"
-            integers = entry["dtype"].startswith(("I", "U", "B")) and entry["dtype"] != "BF16"
-            if integers and not quantized:
+            if entry["dtype"].startswith(("I", "U", "B")) and entry["dtype"] not in _SAFETENSORS and not quantized:
                 continue
             if not quantized:
                 counts[_SAFETENSORS.get(entry["dtype"], entry["dtype"].lower())] += math.prod(entry["shape"])
@@ -151,13 +150,13 @@ def _onnx_tensors(file: Path) -> dict[str, Any]:
     return {"embedding_bytes": embedding, "parameters": counts.total(), "precision": _most(counts)}
 
 
-def _openvino_tensors(folder: Path) -> dict[str, Any]:
+def _openvino_tensors(file: Path) -> dict[str, Any]:
     """Return bytes of tables that are gathered from, number and precision of parameters of a model of OpenVINO."""
-    from compress.openvino_ir import MODEL_FILE, read_constants
+    from compress.openvino_ir import read_constants
 
     embedding = 0
     counts: Counter[str] = Counter()
-    for constant in read_constants(folder / MODEL_FILE):
+    for constant in read_constants(file):
         if constant.precision is not None and constant.role != "helper" and constant.count > 1:
             counts[constant.precision] += constant.count
         if constant.gathered and len(constant.shape) == 2:
@@ -204,11 +203,22 @@ def macs_of_torch(model: Any, batch: int, sequence: int, names: Iterable[str]) -
     before = model.config._attn_implementation  # noqa: SLF001 - transformers offers a setter only
     model.set_attn_implementation("eager")  # products of attention are then counted as the products they are
     try:
-        with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_bitsandbytes()) as counter:
+        with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_integer_products()) as counter:
             model(**inputs)
     finally:
         model.set_attn_implementation(before)
     return int(counter.get_total_flops()) // 2
+
+
+def _integer_products() -> dict[Any, Any]:
+    """Return how to count the operators that multiply by an integer weight: torch's own, and those of bitsandbytes."""
+    import torch
+
+    def of_integers(left: Sequence[int], right: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(left) * right[-1]
+
+    product = torch.ops.aten._int_mm  # noqa: SLF001 - torch has no other name for it
+    return {product: of_integers, **_bitsandbytes()}
 
 
 def _bitsandbytes() -> dict[Any, Any]:

@@ -19,6 +19,9 @@ __all__ = ["main"]
 _STEADY = 0.03
 """Relative difference of two windows' medians below which a variant counts as warm."""
 
+_FORMATS = {"onnxruntime": "onnx", "torch.compile": "torch"}
+"""Format of what a runtime runs, where it has not the runtime's name."""
+
 
 class _Worker:
     """State between requests."""
@@ -42,7 +45,7 @@ class _Worker:
         checkpoint, task = self.predictor.checkpoint, self.predictor.task
         config = _config(Path(path))
         self.opened = {
-            "format": "onnx" if self.predictor.runtime == "onnxruntime" else self.predictor.runtime,
+            "format": _FORMATS.get(self.predictor.runtime, self.predictor.runtime),
             "precision": checkpoint.precision if checkpoint else None,
             "digest": checkpoint.digest if checkpoint else None,
             "runtime": self.predictor.runtime,
@@ -86,12 +89,14 @@ class _Worker:
         if rows is not None and answers:
             self._answer(rows)
         answered = time.perf_counter()
+        held = resident()
         return {
             "import_ms": (imported - start) * 1e3,
             "open_ms": (opened - imported) * 1e3,
             "first_answer_ms": (answered - opened) * 1e3 if answers else None,
             "total_ms": (answered - start) * 1e3,
             "empty_rss_bytes": empty,
+            "held_rss_bytes": held,
             "load_peak_rss_bytes": load_peak if resets else None,
         }
 
@@ -163,7 +168,7 @@ class _Worker:
             batches = one_by_one(inputs, predictor.input_names, predictor.max_length)
         else:
             batches = [batch_of(inputs, batch, sequence, predictor.input_names)]
-        self.runs = [predictor.session(batch) for batch in batches]
+        self.runs = predictor.sessions(batches)
         self.device_time = predictor.device_timer(batches[0])
         return {"batches": len(batches)}
 
@@ -248,7 +253,7 @@ class _Worker:
         from compress.benchmark.size import macs_of_onnx, macs_of_openvino, macs_of_torch
 
         predictor = self.predictor
-        if predictor.runtime == "torch":
+        if predictor.runtime in ("torch", "torch.compile"):
             return {"macs": macs_of_torch(predictor.model, batch, sequence, predictor.input_names)}
         if predictor.runtime == "openvino":
             return {"macs": macs_of_openvino(predictor.path, batch, sequence)}

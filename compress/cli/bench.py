@@ -26,8 +26,9 @@ __all__ = ["LONGER", "main", "named"]
 log = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
-Measure artifacts side by side: checkpoints of any format, Hugging Face directories, .onnx files. The first is the
-baseline. The same artifact named twice gives the noise floor. Without data: latency, memory and size."""
+Measure artifacts side by side: checkpoints of any format, Hugging Face directories, .onnx files, .xml files of
+OpenVINO. The first is the baseline. The same artifact named twice gives the noise floor. Without data: latency, memory
+and size."""
 
 _AFTER = """\
 after --, keys as of python -m compress:
@@ -70,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_AFTER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("artifacts", nargs="+", metavar="[NAME=]ARTIFACT", help="a directory or an .onnx file")
+    parser.add_argument(
+        "artifacts", nargs="+", metavar="[NAME=]ARTIFACT", help="a directory, an .onnx or an OpenVINO .xml file"
+    )
     parser.add_argument("--output", type=Path, help="directory for record.json, report and plots")
     options = parser.parse_args(own)
     try:
@@ -241,6 +244,8 @@ def _kind(path: Path) -> tuple[str, str | None]:
     if "format" in found:
         return str(found["format"]), found.get("precision")
     quantized = "int8" if "int8" in path.stem or "quant" in path.stem else None
+    if path.suffix == ".xml":
+        return "openvino", quantized
     return ("torch", None) if path.is_dir() else ("onnx", quantized)
 
 

@@ -29,7 +29,7 @@ options
 exit status
   0 done   1 failed   2 to be mended in the command or its input   3 done, but a budget was missed
 also
-  python -m compress.benchmark, .inspect, .predict, .report, .store  (each with --help)
+  python -m compress.benchmark, .inspect, .peers, .predict, .report, .store  (each with --help)
 """
 _WIDTH = 34
 _OPTIONS_OF = {"random": "tiny", "schema": "minilm", "bitsandbytes": "nf4|fp4|llm_int8"}

@@ -34,7 +34,8 @@ _SHAPE = (
 )
 _SIZE = (
     *("weights_bytes", "embedding_bytes", "artifact_bytes", "size_ratio", "peak_rss_bytes", "peak_device_bytes"),
-    *("driver_device_bytes", "empty_rss_bytes", "load_bytes", "inference_bytes", "model_bytes", "memory_ratio"),
+    *("driver_device_bytes", "empty_rss_bytes", "load_bytes", "held_bytes", "inference_bytes", "model_bytes"),
+    "memory_ratio",
     *("parameters", "macs", "import_ms", "open_ms", "first_answer_ms", "cold_start_ms", "together_with"),
 )
 
@@ -176,7 +177,10 @@ def _variant(variant: VariantRow) -> dict[str, Any]:
         **{name: cold.get(name) for name in ("import_ms", "open_ms", "first_answer_ms")},
         **{
             name: memory.get(name)
-            for name in ("driver_device_bytes", "empty_rss_bytes", "load_bytes", "inference_bytes", "model_bytes")
+            for name in (
+                *("driver_device_bytes", "empty_rss_bytes", "load_bytes", "held_bytes", "inference_bytes"),
+                "model_bytes",
+            )
         },
     )
     return row

@@ -112,11 +112,12 @@ def size(record: Record) -> Table:
 
 
 def memory(record: Record) -> Table:
-    """Return the peaks of memory: of the model, while opening and while answering, and of the whole process."""
+    """Return memory: the model's peaks while opening and answering, what it holds, and the peak of the process."""
     names = {
         "model MB": "model_bytes",
         "opening MB": "load_bytes",
         "answering MB": "inference_bytes",
+        "after the first answer MB": "held_bytes",
         "empty process MB": "empty_rss_bytes",
         "whole process MB": "peak_rss_bytes",
         "device, torch MB": "peak_device_bytes",

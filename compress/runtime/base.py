@@ -28,7 +28,7 @@ class Predictor(ABC):
     Attributes
     ----------
     runtime : str
-        ``torch``, ``onnxruntime`` or ``openvino``.
+        ``torch``, ``onnxruntime``, ``openvino`` or ``torch.compile``.
     checkpoint : Checkpoint or None
         What was opened; None for a model that this project did not write.
     task : Task or None
@@ -67,6 +67,10 @@ class Predictor(ABC):
 
         Inputs are converted once, outside of what is timed, as a server would have them at hand.
         """
+
+    def sessions(self, batches: Sequence[Mapping[str, np.ndarray]]) -> list[Callable[[], Any]]:
+        """Return `session` of each batch; what was handed out before need not run any more."""
+        return [self.session(batch) for batch in batches]
 
     def device_timer(self, batch: Mapping[str, np.ndarray]) -> Callable[[], float] | None:
         """Return a function that runs one prepared batch and returns the device's own milliseconds; None on a CPU."""

@@ -1,4 +1,4 @@
-"""Open whatever is there: a checkpoint of ours, a Hugging Face checkpoint, an ``.onnx`` file."""
+"""Open whatever is there: a checkpoint of ours or of Hugging Face, an ``.onnx`` file, a ``.xml`` file of OpenVINO."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from compress.errors import CheckpointError, ConfigError, UnsupportedError
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
     from compress.runtime.base import Predictor
+    from compress.runtime.torch_predictor import TorchPredictor
 
-__all__ = ["load", "open_predictor"]
+__all__ = ["load", "open_predictor", "open_torch"]
+
+_GRAPHS = (".onnx", ".xml")
+"""Endings of single files that hold a whole model, be its numbers beside it."""
 
 
 def open_predictor(
@@ -27,7 +31,8 @@ def open_predictor(
     ----------
     path_or_checkpoint : path or Checkpoint
         A directory that this project wrote (any format), a directory with a fine-tuned Hugging Face
-        classifier or tagger in safetensors, or an ``.onnx`` file. No network and no store is asked.
+        classifier or tagger in safetensors, an ``.onnx`` file, or a ``.xml`` file of OpenVINO. A directory with a
+        ``peer.json`` is run by another project's way (see `compress.runtime.peers`). No network and no store is asked.
     threads : int, optional
         Intra-op threads; by default the cores that this process may use.
     device : str, default "auto"
@@ -46,7 +51,7 @@ def open_predictor(
     CheckpointError
         If nothing there can be opened or a file is not what its hash says.
     MachineError, UnsupportedError
-        If the device is absent, or the extra ``openvino`` where the checkpoint needs it.
+        If the device is absent, or an extra that the model needs.
     """
     from compress.checkpoint import Checkpoint, open_checkpoint
 
@@ -58,17 +63,22 @@ def open_predictor(
     path = Path(path_or_checkpoint).expanduser()
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such file or directory")
-    if path.is_file() and path.suffix != ".onnx":
-        raise CheckpointError(f"{path} is a file; needed is a checkpoint's directory or an .onnx file")
+    if path.is_file() and path.suffix not in _GRAPHS:
+        raise CheckpointError(
+            f"{path} is a file; needed is a checkpoint's directory, an .onnx or an OpenVINO .xml file"
+        )
     folder = path if path.is_dir() else path.parent
-    if (folder / "checkpoint.json").is_file() and (path.is_dir() or path.name == "model.onnx"):
+    if (folder / "checkpoint.json").is_file() and (path.is_dir() or path.name in ("model.onnx", "model.xml")):
         return _open_own(open_checkpoint(folder), threads, device, provider)
     if path.is_dir() and not (path / "config.json").is_file():
         inner = path / "artifact"
         hint = f"; its model is in {inner}" if (inner / "checkpoint.json").is_file() else ""
         raise CheckpointError(f"{path} holds neither a checkpoint.json nor a config.json: it is no checkpoint{hint}")
     from compress.runtime.foreign import open_foreign
+    from compress.runtime.peers import open_peer, way_of
 
+    if path.is_dir() and way_of(path) is not None:
+        return open_peer(path, None, threads, device)
     return open_foreign(path, threads, device, provider)
 
 
@@ -77,7 +87,10 @@ load = open_predictor
 
 def _open_own(checkpoint: Checkpoint, threads: int, device: str, provider: str) -> Predictor:
     from compress import tasks
+    from compress.runtime.peers import open_peer, way_of
 
+    if way_of(checkpoint.path) is not None:
+        return open_peer(checkpoint.path, checkpoint, threads, device)
     manifest = checkpoint.manifest
     task = tasks.create(manifest.task, manifest.labels, metric=manifest.metric)
     if checkpoint.format == "onnx":
@@ -105,19 +118,26 @@ def _open_own(checkpoint: Checkpoint, threads: int, device: str, provider: str) 
             inference_precision=str(manifest.facts.get("inference_precision", "f32")),
         )
     if checkpoint.format == "torch":
-        from compress.models.torch_io import load_model, load_tokenizer
-        from compress.runtime.torch_predictor import TorchPredictor
-
-        return TorchPredictor(
-            load_model(checkpoint),
-            task=task,
-            tokenizer=load_tokenizer(checkpoint.path),
-            threads=threads,
-            device=torch_device(device),
-            checkpoint=checkpoint,
-            max_length=manifest.max_length,
-        )
+        return open_torch(checkpoint, threads, torch_device(device))
     raise CheckpointError(f"{checkpoint.path}: format {checkpoint.format!r}; known are torch, onnx and openvino")
+
+
+def open_torch(checkpoint: Checkpoint, threads: int, device: str) -> TorchPredictor:
+    """Open a verified checkpoint of the format torch on a device that is there."""
+    from compress import tasks
+    from compress.models.torch_io import load_model, load_tokenizer
+    from compress.runtime.torch_predictor import TorchPredictor
+
+    manifest = checkpoint.manifest
+    return TorchPredictor(
+        load_model(checkpoint),
+        task=tasks.create(manifest.task, manifest.labels, metric=manifest.metric),
+        tokenizer=load_tokenizer(checkpoint.path),
+        threads=threads,
+        device=device,
+        checkpoint=checkpoint,
+        max_length=manifest.max_length,
+    )
 
 
 def torch_device(device: str) -> str:

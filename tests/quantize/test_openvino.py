@@ -142,6 +142,25 @@ def quantized(
 
 @needs_extra
 @pytest.mark.slow
+def test_a_file_of_openvino_that_is_no_checkpoint_opens_beside_its_config(quantized: Any, tmp_path: Path) -> None:
+    from compress.benchmark.size import size_of
+    from compress.runtime import open_predictor
+
+    for file in quantized.path.iterdir():
+        name = file.name.replace("model.", "openvino_model.") if file.suffix in (".xml", ".bin") else file.name
+        if file.name != "checkpoint.json":
+            shutil.copyfile(file, tmp_path / name)
+    path = tmp_path / "openvino_model.xml"
+    with open_predictor(quantized.path, threads=1) as expected, open_predictor(path, threads=1) as found:
+        assert found.task is not None
+        np.testing.assert_array_equal(found.logits(batch(3, 9)), expected.logits(batch(3, 9)))
+    sizes = size_of(path, "openvino")
+    assert sizes["weights_bytes"] == sum((tmp_path / f"openvino_model{end}").stat().st_size for end in (".xml", ".bin"))
+    assert sizes["parameters"] == size_of(quantized.path, "openvino")["parameters"]
+
+
+@needs_extra
+@pytest.mark.slow
 def test_products_run_in_integer_kernels_and_the_head_does_not(quantized: Any) -> None:
     facts = quantized.manifest.facts["quantize"]
     assert facts["executed"]["integer"] == 2 * 6 + 1  # per layer q, k, v, output, up, down; and the pooler

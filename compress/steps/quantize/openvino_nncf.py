@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from compress.config.quantization import OpenVINOQuantization
 
-__all__ = ["activation_products", "lookups", "matching", "quantize_model"]
+__all__ = ["activation_products", "lookups", "matching", "quantize_model", "quiet_nncf"]
 
 Row = Mapping[str, Sequence[int]]
 Metric = Callable[[Any, Iterable[int]], float]
@@ -103,7 +103,7 @@ def quantize_model(
         Weights as integers, the products' inputs behind ``FakeQuantize``.
     """
     names = [value.get_any_name() for value in model.inputs]
-    with _nncf() as nncf:
+    with quiet_nncf() as nncf:
         calibration = nncf.Dataset(list(rows), lambda row: _alone(row, names))
         common: dict[str, Any] = {
             "preset": nncf.QuantizationPreset(config.preset),
@@ -149,7 +149,7 @@ def _ranges(nncf: Any, kind: str) -> Any:
 
 
 @contextlib.contextmanager
-def _nncf() -> Iterator[Any]:
+def quiet_nncf() -> Iterator[Any]:
     """Give NNCF with its usage statistics off, its reports held back, and Python's logging left as it was."""
     os.environ.setdefault("NNCF_CI", "1")  # no word to its makers; read once, when it is imported
     logger_class = logging.getLoggerClass()
