@@ -10,9 +10,9 @@ from compress.cli.app import main
 
 LINES = [
     # groups and options
-    ("recipe=nope", "recipe=nope: no such option; allowed: distill, distill_int8, distill_narrow, elastic, int"),
+    ("recipe=nope", "recipe=nope: no such option; allowed: auto, balanced, distill, distill_int8, distill_narrow, ela"),
     ("recipe=distil_int8", "did you mean distill_int8?"),
-    ("recipe=null", "recipe=null: an option of recipe is needed; allowed: distill"),
+    ("recipe=null", "recipe=null: an option of recipe is needed; allowed: auto, balanced, distill"),
     ("model=null", "model=null: an option of model is needed; allowed: minilm"),
     ("model=3", "model=3: an option of model is needed"),
     ("distill=null", "distill=null: an option of distill is needed; allowed: default"),
