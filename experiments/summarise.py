@@ -19,11 +19,10 @@ import pandas as pd
 from compress import results
 from compress.errors import CompressError, DataError
 from compress.results.frame import shapes_of
+from compress.results.marks import filled, marked
 from compress.results.plots import plot_seeds, write_sweep_plots
 from compress.results.plots.style import save
 from compress.results.seeds import settings_of
-
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
 def summarise(study: Path, sweep: Path) -> list[Path]:
@@ -42,9 +41,7 @@ def summarise(study: Path, sweep: Path) -> list[Path]:
         If the sweep has several groups, which have no figure in common, or failed jobs, or the README lacks a mark.
     """
     readme = study / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise DataError(f"{readme}: needed are the lines {BEGIN} and {END}, once each")
+    text = marked(readme)
     frame = results.load(sweep)
     frame["run"] = [Path(run).relative_to(sweep).as_posix() for run in frame["run"]]
     broken = frame[~frame["status"].isin(["done", "budget missed", "equal"])]
@@ -59,7 +56,7 @@ def summarise(study: Path, sweep: Path) -> list[Path]:
     columns = [name for name in variants if variants[name].notna().any() and not name.startswith("quantiles_ms.")]
     variants[["name", *(name for name in columns if name != "name")]].to_csv(study / "results.csv", index=False)
     frame.to_parquet(study / "results.parquet", index=False)
-    readme.write_text(_replaced(text, _table(variants)), encoding="utf-8")
+    readme.write_text(filled(text, _table(variants)), encoding="utf-8")
     figures = write_sweep_plots(frame, study)
     return [study / "results.csv", study / "results.parquet", readme, *figures]
 
@@ -80,7 +77,7 @@ def _summarise_seeds(study: Path, frame: pd.DataFrame, text: str) -> list[Path]:
     equal = ["variant", "metric_difference_mean", "weights_bytes", *(f"p50_ms.{shape}" for shape in shapes)]
     shared = rows.duplicated(equal, keep=False)
     readme.write_text(
-        _replaced(text, _seeds_table(rows[~rows.duplicated(equal)], shared, numbers, names)), encoding="utf-8"
+        filled(text, _seeds_table(rows[~rows.duplicated(equal)], shared, numbers, names)), encoding="utf-8"
     )
     written = [study / "results.csv", study / "results.parquet", readme]
     x = f"speedup.{shapes[0]}" if len(shapes) > 1 else "macs_ratio"
@@ -113,10 +110,6 @@ def _seeds_table(rows: pd.DataFrame, shared: pd.Series, numbers: list[str], name
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _replaced(text: str, table: str) -> str:
-    return f"{text[: text.index(BEGIN)]}{BEGIN}\n\n{table}\n\n{text[text.index(END) :]}"
 
 
 def _table(variants: pd.DataFrame) -> str:

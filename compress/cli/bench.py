@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import CheckpointError, CompressError, ConfigError
+from compress.cli.beside import exit_status_of, parted
+from compress.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from compress.config.job import JobConfig
@@ -61,10 +62,7 @@ class _Plan:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 1 failed, 2 to be mended, 3 a budget was missed."""
-    from compress.cli.signals import Stopped, stoppable
-
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    own, overrides = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    own, overrides = parted(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m compress.benchmark",
         description=_DESCRIPTION,
@@ -76,15 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, help="directory for record.json, report and plots")
     options = parser.parse_args(own)
-    try:
-        with stoppable():
-            return _run(options.artifacts, options.output, overrides)
-    except CompressError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except Stopped as stop:
-        print(str(stop), file=sys.stderr)
-        return stop.exit_status
+    return exit_status_of(lambda: _run(options.artifacts, options.output, overrides))
 
 
 def named(texts: Sequence[str]) -> dict[str, Path]:

@@ -7,14 +7,14 @@ import contextlib
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import CheckpointError, CompressError, ConfigError, UnsupportedError
+from compress.cli.beside import exit_status_of, parted
+from compress.errors import CheckpointError, ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
@@ -77,11 +77,9 @@ class _Seed:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 1 failed, 2 to be mended."""
-    from compress.cli.signals import Stopped, stoppable
     from compress.peers.registry import PEERS
 
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    own, overrides = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    own, overrides = parted(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m compress.peers",
         description=_DESCRIPTION,
@@ -103,21 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--study", type=Path, help="folder whose results.csv and README.md get the table too")
     parser.add_argument("--name", help="what the data is called in the table; by default the option of data=")
     options = parser.parse_args(own)
-    try:
-        with stoppable():
-            return _run(options, overrides)
-    except CompressError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except Stopped as stop:
-        print(str(stop), file=sys.stderr)
-        return stop.exit_status
+    return exit_status_of(lambda: _run(options, overrides))
 
 
 def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from compress.cli.directories import make_fresh
     from compress.console import setup_logging
-    from compress.results.peers import markdown, marked, over_records, write_study
+    from compress.results.marks import marked
+    from compress.results.peers import markdown, over_records, write_study
 
     if options.study is not None:
         marked(options.study / "README.md")

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from compress.peers.base import Peer
 
-__all__ = ["FLOORS", "PEERS", "peer_named"]
+__all__ = ["PEERS", "peer_named"]
 
 PEERS = {
     "torch_compile": "compress.peers.torch_ways:TorchCompile",
@@ -20,9 +20,6 @@ PEERS = {
     "static_embeddings": "compress.peers.static_embeddings:StaticEmbeddings",
 }
 """Module and class by name."""
-
-FLOORS = ("tfidf", "static_embeddings")
-"""Those that have no transformer: what a model must beat to be worth its time."""
 
 
 def peer_named(name: str) -> Peer:

@@ -57,9 +57,8 @@ def dry_run(job: JobConfig) -> str:
             f"  {number}. {step.name}{implied}: {state}, leaves {step.facts.format} {step.facts.precision}"
             + (f", key {step.key[:12]}" if step.key else "")
         )
-    lines.append(
-        f"benchmark  {len(plan.steps)} variants at {', '.join(job.benchmark.shapes)}; baseline {plan.baseline}"
-    )
+    measured = len(plan.steps) if job.benchmark.variants == "path" else len({plan.baseline, plan.steps[-1].name})
+    lines.append(f"benchmark  {measured} variants at {', '.join(job.benchmark.shapes)}; baseline {plan.baseline}")
     lines.append(f"disk       about {needed / 1e6:.0f} MB needed, {_free(root) / 1e9:.1f} GB free")
     lines += [f"warning    {note}" for note in plan.notes]
     return "\n".join(lines)

@@ -234,12 +234,15 @@ def _changes(overrides: Iterable[str]) -> dict[str, str]:
 
 
 def _runs(root: Path) -> Iterator[Path]:
-    """Yield every run at or below a path, in the order of their names, numbers as numbers."""
+    """Yield every run at or below a path, in the order of their names, numbers as numbers.
+
+    Runs inside of another run, those that a search tried, are a part of it.
+    """
     if root.is_file() or (root / RECORD).is_file():
         yield root
         return
     found = {file.parent for name in (RECORD, _STATUS, _HYDRA) for file in root.rglob(name)}
-    yield from sorted(found, key=_by_number)
+    yield from sorted((run for run in found if not found.intersection(run.parents)), key=_by_number)
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import DataError
 from compress.files import write_atomic
 from compress.results import formats
+from compress.results.marks import filled, marked
 from compress.results.rows import describe, metric_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BEGIN", "END", "markdown", "over_records", "write_study"]
-
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
-"""Lines of a README between which the tables go."""
+__all__ = ["markdown", "over_records", "write_study"]
 
 
 def over_records(records: Sequence[Mapping[str, Any]], data: str, titles: Mapping[str, str]) -> pd.DataFrame:
@@ -146,23 +144,8 @@ def write_study(study: Path, table: pd.DataFrame) -> list[Path]:
     for name, rows in table.groupby("data", sort=True):
         seeds = int(rows["seeds"].iloc[0])
         parts.append(f"### {name}, {seeds} seed{'s' if seeds > 1 else ''}\n\n{markdown(rows)}")
-    content = f"{text[: text.index(BEGIN)]}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{text[text.index(END) :]}"
-    write_atomic(readme, content.encode())
+    write_atomic(readme, filled(text, "\n\n".join(parts)).encode())
     return [results, readme]
-
-
-def marked(readme: Path) -> str:
-    """Return the text of a README that holds both marks once.
-
-    Raises
-    ------
-    DataError
-        If it does not.
-    """
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise DataError(f"{readme}: needed are the lines {BEGIN} and {END}, once each and in this order")
-    return text
 
 
 def _quality(row: Mapping[Any, Any]) -> str:

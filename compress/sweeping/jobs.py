@@ -88,6 +88,10 @@ def compose_job(composer: Composer, sweep: DictConfig, number: int, overrides: S
     try:
         composed = composer.compose_job(sweep, overrides)
         job = job_of(composed, sweep=True)
+        if job.auto is not None:
+            from compress.sweeping.auto import check
+
+            check(job)
         directory = Path(str(sweep.hydra.sweep.dir))
         name = _subdirectory(composed, number)
     except ConfigError as error:

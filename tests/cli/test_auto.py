@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from compress.cli.app import main
+from compress.config.job import JobConfig
 from compress.config.schemas import Budget
 from compress.errors import ConfigError
 from compress.sweeping.auto import order
@@ -128,6 +129,34 @@ def test_bad_searches_are_refused_before_any_work(
     assert main([*TINY, *overrides, f"store.path={tmp_path / 'store'}"]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_checks_its_searches_before_the_first_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["-m", *TINY, "seed=0,1", f"store.path={tmp_path / 'store'}"]) == 2
+    assert "none is given; add budget.max_metric_drop" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_candidates_that_cannot_run_here_are_left_out_and_some_must_remain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from compress.sweeping.auto import candidates
+
+    def absent(job: JobConfig) -> str | None:
+        return "it needs an extra" if job.recipe == "int8" or everything else None
+
+    monkeypatch.setattr(candidates, "_absent", absent)
+    lines = [*TINY, "dry_run=true", "budget.min_speedup=2", f"store.path={tmp_path / 'store'}"]
+    lines.append("auto.candidates=['recipe=int8','recipe=distill_int8']")
+    everything = False
+    assert main(lines) == 0
+    assert "left out   it needs an extra" in capsys.readouterr().out
+    everything = True
+    assert main(lines) == 2
+    assert "none of them can run here: recipe=int8: it needs an extra; recipe=distill" in capsys.readouterr().err
 
 
 def test_its_settings_belong_to_it_alone(capsys: pytest.CaptureFixture[str]) -> None:

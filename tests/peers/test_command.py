@@ -89,7 +89,7 @@ def test_a_study_without_marks_is_refused(study: Path, tmp_path: Path, capsys: p
 
 def test_the_study_of_this_project_has_its_marks_and_a_row_for_each_peer(checkout: Path) -> None:
     from compress.peers import PEERS
-    from compress.results.peers import marked
+    from compress.results.marks import marked
 
     text = marked(checkout / "experiments" / "peers" / "README.md")
     assert "**Question.**" in text

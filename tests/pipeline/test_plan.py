@@ -67,6 +67,12 @@ def test_shapes_of_which_none_fits_the_model_are_refused() -> None:
         names("int8", "benchmark.shapes=[1x600]", source=source)
 
 
+@pytest.mark.parametrize(("variants", "count"), [("path", 4), ("ends", 2)])
+def test_a_dry_run_counts_what_is_measured(variants: str, count: int, tmp_path: Path) -> None:
+    lines = ["debug=tiny", f"benchmark.variants={variants}", f"store.path={tmp_path / 'store'}"]
+    assert f"benchmark  {count} variants" in dry_run(compose_job("int8", lines))
+
+
 def test_a_dry_run_refuses_a_store_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "below"):

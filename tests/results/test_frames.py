@@ -54,6 +54,19 @@ def test_a_sweep_has_a_row_for_each_run_without_numbers(sweep_dir: Path) -> None
     assert list(results.failed(frame)["reason"]) == ["no space"]
 
 
+def test_what_a_search_tried_is_a_part_of_its_run(tmp_path: Path, record: dict[str, Any]) -> None:
+    from compress.results.record import write_json
+
+    for place in ("0", "0/search/trial_0", "1/search/trial_0"):
+        (tmp_path / place).mkdir(parents=True)
+        write_json(tmp_path / place / "record.json", record)
+    (tmp_path / "1" / "status.json").write_text('{"status": "failed", "exit_status": 1, "reason": "no disk"}')
+    frame = results.load(tmp_path)
+    assert {Path(run).name for run in frame["run"]} == {"0", "1"}
+    assert list(frame[frame["run"] == str(tmp_path / "1")]["status"]) == ["failed"]
+    assert set(results.load(tmp_path / "0" / "search")["run"]) == {str(tmp_path / "0" / "search" / "trial_0")}
+
+
 def test_checkpoints_that_several_jobs_share_are_counted_once(sweep_dir: Path) -> None:
     frame = results.load(sweep_dir)
     rows = results.variants(frame)

@@ -99,6 +99,8 @@ def candidates_of(composer: Composer, job: JobConfig, config: Auto) -> list[Cand
     ------
     ConfigError
         If there is none, or one cannot be composed, or two are equal: names it.
+    UnsupportedError
+        If none can run on this machine.
     """
     from compress.cli.compose import given
 
@@ -131,6 +133,9 @@ def candidates_of(composer: Composer, job: JobConfig, config: Auto) -> list[Cand
                 absent=_absent(final),
             )
         )
+    if all(one.absent for one in found):
+        reasons = "; ".join(f"{one.name}: {one.absent}" for one in found)
+        raise UnsupportedError(f"auto.candidates: none of them can run here: {reasons}")
     return found
 
 

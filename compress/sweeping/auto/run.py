@@ -76,6 +76,8 @@ def run_auto(job: JobConfig, run_dir: Path, device: str | None = None) -> Outcom
     ------
     ConfigError
         If no budget is asked for, or a candidate cannot be.
+    UnsupportedError
+        If no candidate can run on this machine.
     StepError
         If every candidate fails.
     """
@@ -159,8 +161,6 @@ class _Search:
 
     def _try_all(self, sweep: Sweep) -> None:
         present = [one for one in self.candidates if not one.absent]
-        if not present:
-            raise ConfigError(f"no candidate can run here: {'; '.join(self._why())}")
         jobs: dict[int, SweepJob] = {}
         for one in present:
             if jobs and self._is_late():
