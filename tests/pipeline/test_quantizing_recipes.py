@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from compress.steps.quantize.saturation import pairs_saturate
+
 LAST = {
     "int8_static": {"method": "static"},
-    "qat_int8": {"method": "trained", "bits": 8},
+    "qat_int8": {"method": "trained", "bits": 7 if pairs_saturate() else 8},
     "mixed_int8": {"method": "mixed", "bits": "8/32", "spared": []},
     "int2": {"method": "weight_only", "bits": 2},
     "qat_int2": {"method": "trained", "bits": 2},

@@ -254,16 +254,13 @@ _AGAIN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from conftest import build_context, finish
-from compress.checkpoint import Writer, open_checkpoint
+from conftest import build_context, run
+from compress.checkpoint import open_checkpoint
 from compress.config.quantization import OpenVINOQuantization
 from compress.steps.registry import step_for
 source, root = open_checkpoint({source!r}), Path({root!r})
-(root / "int8").mkdir(parents=True)
-out = Writer(root / "int8")
 config = OpenVINOQuantization(max_metric_drop=None, calibration_rows=8)
-step_for(OpenVINOQuantization).run(source, config, build_context(root), out)
-finish(out, "openvino", "int8")
+run(step_for(OpenVINOQuantization), source, config, build_context(root), root / "int8")
 """
 
 
