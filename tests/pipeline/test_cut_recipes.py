@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,12 +29,8 @@ def test_the_student_keeps_its_layers_and_the_uncut_model_teaches(recipe: str) -
 
 
 @pytest.mark.slow
-def test_a_vocabulary_is_cut_taught_and_reported(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "compress", "recipe=vocabulary_distill", "debug=tiny", "vocabulary.tokens=4"]
-    places = [f"store.path={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run([*line, *places], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    record = json.loads((tmp_path / "run" / "record.json").read_text())
+def test_a_vocabulary_is_cut_taught_and_reported(record_of: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    record = record_of("vocabulary_distill", "vocabulary.tokens=4")
     found = record["vocabulary"]["vocabulary"]
     assert found["rows"] < found["rows_before"]
     assert [entry["source"] for entry in found["texts"]] == ["validation", "test", "other domain"]
@@ -45,12 +40,8 @@ def test_a_vocabulary_is_cut_taught_and_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_student_of_half_the_width_is_taught_and_quantized(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "compress", "recipe=distill_narrow", "debug=tiny"]
-    places = [f"store.path={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run([*line, *places], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    record = json.loads((tmp_path / "run" / "record.json").read_text())
+def test_a_student_of_half_the_width_is_taught_and_quantized(record_of: Callable[..., dict[str, Any]]) -> None:
+    record = record_of("distill_narrow")
     assert [step["name"] for step in record["steps"]] == ["finetune", "distill", "export", "simplify", "quantize"]
     student = record["steps"][1]["facts"]["student"]
     assert (student["made_from"], student["hidden"], student["narrow"]) == ("source", 16, "svd")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,8 +23,8 @@ STUDENT += ["steps=[finetune,vocabulary,prune,distill,qat,export,simplify,quanti
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", list(LAST))
-def test_a_recipe_runs_from_data_to_report(recipe: str, tmp_path: Path) -> None:
-    record = _record([f"recipe={recipe}"], tmp_path)
+def test_a_recipe_runs_from_data_to_report(recipe: str, record_of: Callable[..., dict[str, Any]]) -> None:
+    record = record_of(recipe)
     facts: dict[str, Any] = record["steps"][-1]["facts"]["quantize"]
     assert facts.items() >= LAST[recipe].items()
     if recipe in BLOCKS:
@@ -40,17 +37,7 @@ def test_a_recipe_runs_from_data_to_report(recipe: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_pruned_distilled_student_is_trained_at_2_bits(tmp_path: Path) -> None:
-    record = _record(["recipe=prune_distill_int8", *STUDENT], tmp_path)
+def test_a_pruned_distilled_student_is_trained_at_2_bits(record_of: Callable[..., dict[str, Any]]) -> None:
+    record = record_of("prune_distill_int8", *STUDENT)
     assert record["variants"]["quantize"]["precision"] == "int2"
     assert record["steps"][-1]["facts"]["quantize"]["trained"] > 0
-
-
-def _record(arguments: list[str], folder: Path) -> dict[str, Any]:
-    """Return the record of a run on the tiny model."""
-    places = [f"store.path={folder / 'store'}", f"hydra.run.dir={folder / 'run'}"]
-    line = [sys.executable, "-m", "compress", *arguments, "debug=tiny", *places]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    record: dict[str, Any] = json.loads((folder / "run" / "record.json").read_text())
-    return record

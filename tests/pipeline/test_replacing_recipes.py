@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,6 @@ RECIPES = {
 }
 
 
-def run(recipe: str, root: Path, *overrides: str, name: str = "run") -> dict[str, Any]:
-    """Return the record of a recipe on the tiny model."""
-    places = [f"store.path={root / 'store'}", f"hydra.run.dir={root / name}"]
-    line = [sys.executable, "-m", "compress", f"recipe={recipe}", "debug=tiny", *overrides, *places]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    record: dict[str, Any] = json.loads((root / name / "record.json").read_text())
-    return record
-
-
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_the_steps_of_a_recipe_are_in_order(recipe: str) -> None:
     job = compose_job(recipe, ["debug=tiny", "device=cpu"])
@@ -38,8 +27,8 @@ def test_the_steps_of_a_recipe_are_in_order(recipe: str) -> None:
 
 
 @pytest.mark.slow
-def test_layers_are_replaced_exported_and_quantized(tmp_path: Path) -> None:
-    record = run("theseus", tmp_path)
+def test_layers_are_replaced_exported_and_quantized(record_of: Callable[..., dict[str, Any]]) -> None:
+    record = record_of("theseus")
     distilled = next(step for step in record["steps"] if step["name"] == "distill")
     assert distilled["facts"]["initialised_from"] == [0]
     assert record["variants"]["quantize"]["precision"] == "int8"
@@ -47,8 +36,9 @@ def test_layers_are_replaced_exported_and_quantized(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_size_is_cut_from_one_training(tmp_path: Path) -> None:
-    record = run("elastic", tmp_path)
+def test_every_size_is_cut_from_one_training(record_of: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    own = tmp_path / "store"
+    record = record_of("elastic", "benchmark.variants=path", store=own)
     steps = {step["name"]: step for step in record["steps"]}
     assert not steps["elastic"]["cached"]
     assert steps["cut"]["facts"]["cut"] == {"layers": [0], "heads": [1], "neurons": [32]}
@@ -56,18 +46,18 @@ def test_every_size_is_cut_from_one_training(tmp_path: Path) -> None:
     listed = steps["elastic"]["facts"]["elastic"]["subnetworks"]
     assert [one["parameters"] for one in sizes] == [listed[-1]["parameters"], listed[0]["parameters"]]
     assert record["variants"]["quantize"]["precision"] == "int8"
-    wider = run("elastic", tmp_path, "cut.width=1.0", "until=cut", name="wider")
+    wider = record_of("elastic", "cut.width=1.0", "until=cut", name="wider", store=own)
     assert [step["name"] for step in wider["steps"] if step["cached"]] == ["finetune", "elastic"]
     assert wider["steps"][-1]["facts"]["cut"]["heads"] == [2]
 
 
 @pytest.mark.slow
 def test_a_sweep_over_sizes_trains_once(tmp_path: Path) -> None:
+    from compress.cli.app import main
+
     places = [f"store.path={tmp_path / 'store'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    shared = ["recipe=elastic", "debug=tiny", "until=cut", "cut.depth=0.5,1.0"]
-    line = [sys.executable, "-m", "compress", "-m", *shared, *places]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    quick = ["debug=tiny", "benchmark.variants=ends", "benchmark.memory=false"]
+    assert main(["-m", "recipe=elastic", *quick, "until=cut", "cut.depth=0.5,1.0", *places]) == 0
     records = [json.loads(path.read_text()) for path in sorted((tmp_path / "sweep").glob("*/record.json"))]
     assert len(records) == 2
     keys = [{step["name"]: step["key"] for step in record["steps"]} for record in records]
