@@ -68,7 +68,16 @@ def test_what_another_beats_in_everything_is_not_trained() -> None:
     beaten = {**LADDER, 5: trial(1.1, 0.06)}
     assert 5 not in order.eligible(beaten, Limits(Budget(max_metric_drop=0.01)))
     smaller = {**LADDER, 5: trial(1.1, 0.06, size=9.0)}
-    assert 5 in order.eligible(smaller, Limits(Budget(max_metric_drop=0.01)))
+    assert 5 not in order.eligible(smaller, Limits(Budget(max_metric_drop=0.01, min_size_ratio=3)))
+
+
+def test_a_difference_inside_the_noise_of_a_trial_leaves_nobody_out() -> None:
+    def figures(milliseconds: float, drop: float) -> Figures:
+        return Figures(value=0.9 - drop, drop=drop, drop_high=drop + 0.0196, latency_ms=milliseconds)
+
+    limits = Limits(Budget(max_metric_drop=0.01))
+    assert order.eligible({0: figures(2.0, 0.045), 1: figures(1.0, 0.04)}, limits) == [1, 0]
+    assert order.eligible({0: figures(2.0, 0.055), 1: figures(1.0, 0.04)}, limits) == [1]
 
 
 def test_out_of_reach_trains_the_nearest() -> None:

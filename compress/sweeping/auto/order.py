@@ -8,12 +8,16 @@ from compress.sweeping.auto.figures import Figures, Limits
 
 __all__ = ["best", "eligible", "following"]
 
+_ERRORS_TO_THE_END = 1.96
+"""Standard errors from a value to the end of its 95 % interval."""
+
 
 def eligible(trials: Mapping[int, Figures], limits: Limits) -> list[int]:
     """Return the candidates worth training in full, the fastest first.
 
     Speed and size do not depend on how long a model is trained, so what misses them in a trial is out; so is what
-    another beats in speed, in size and in accuracy of the trial. Where all miss them, the nearest is left.
+    another beats in speed and, by more than a standard error, in accuracy of the trial: size beyond the budget wins
+    nothing, and after so short a training a small difference says little. Where all miss them, the nearest is left.
 
     Parameters
     ----------
@@ -97,10 +101,9 @@ def _keeps(number: int, trials: Mapping[int, Figures], full: Mapping[int, Figure
 
 
 def _beats(other: Figures, one: Figures, limits: Limits) -> bool:
-    """Return whether a candidate is as fast, small and accurate as one, and better in one of them."""
-    left = (_slowness(other), -(other.size_ratio or 0), limits.loss(other))
-    right = (_slowness(one), -(one.size_ratio or 0), limits.loss(one))
-    return left != right and all(a <= b for a, b in zip(left, right, strict=True))
+    """Return whether a candidate is as fast as one, and more accurate by more than a standard error of one's loss."""
+    error = 0.0 if one.drop is None or one.drop_high is None else (one.drop_high - one.drop) / _ERRORS_TO_THE_END
+    return _slowness(other) <= _slowness(one) and limits.loss(other) < limits.loss(one) - error
 
 
 def _slowness(figures: Figures) -> float:
