@@ -262,7 +262,7 @@ class _Search:
         if self.limits.shortfall(self.trials[number]) > 0:
             return "too slow or too large already in its trial"
         if number not in self.ranked:
-            return "beaten in its trial by another in speed, size and accuracy"
+            return "beaten in its trial by another in speed and accuracy"
         return "not trained in full"
 
     def _keeps(self, number: int, figures: Figures) -> bool:
