@@ -82,8 +82,9 @@ def _summarise_seeds(study: Path, frame: pd.DataFrame, text: str) -> list[Path]:
     written = [study / "results.csv", study / "results.parquet", readme]
     x = f"speedup.{shapes[0]}" if len(shapes) > 1 else "macs_ratio"
     own = rows[~shared]
-    if names and own[x].nunique() > 1:
-        written.append(save(plot_seeds(own, x=x, series=names[0]), study / "seeds.png"))
+    if names:
+        against = x if own[x].nunique() > 1 else None
+        written.append(save(plot_seeds(own, x=against, series=names[0]), study / "seeds.png"))
     return written
 
 

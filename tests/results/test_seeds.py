@@ -87,3 +87,14 @@ def test_the_figure_has_a_line_per_value(frame: pd.DataFrame) -> None:
     assert {text.get_text() for text in legend.get_texts()} == {"2", "3"}
     with pytest.raises(DataError, match="no column nothing"):
         results.plot_seeds(table, x="nothing", series="variant")
+
+
+def test_without_a_column_of_numbers_each_value_has_a_row_the_best_above(frame: pd.DataFrame) -> None:
+    table = results.over_seeds(frame)
+    students = table[table["override.distill.student.layers"].notna() & (table["variant"] == "quantize")]
+    figure = results.plot_seeds(students, x=None, series="override.distill.student.layers")
+    (axes,) = figure.axes
+    best = students.sort_values("metric_difference")["override.distill.student.layers"].astype(str)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(best)
+    with pytest.raises(DataError, match="no row has all of"):
+        results.plot_seeds(students.assign(metric_difference=None), x=None, series="variant")

@@ -16,15 +16,15 @@ __all__ = ["plot_seeds"]
 
 
 @styled
-def plot_seeds(table: pd.DataFrame, *, x: str, series: str, y: str = "metric_difference") -> Figure:
-    """Draw the median over seeds against a column, with a bar from the worst to the best seed.
+def plot_seeds(table: pd.DataFrame, *, x: str | None, series: str, y: str = "metric_difference") -> Figure:
+    """Draw the median over seeds, against a column or name by name, with a bar from the worst to the best seed.
 
     Parameters
     ----------
     table
         As `compress.results.over_seeds` returns it; baselines are left out.
     x
-        Column of numbers, for instance ``macs_ratio``.
+        Column of numbers, for instance ``macs_ratio``; None for a row per value of `series`, the best above.
     series
         Column whose values get a line each, best first in the legend.
     y
@@ -35,13 +35,15 @@ def plot_seeds(table: pd.DataFrame, *, x: str, series: str, y: str = "metric_dif
     DataError
         If a column is missing, or there is no row.
     """
-    missing = [name for name in (x, series, y, f"{y}_low", f"{y}_high") if name not in table]
+    needed = [name for name in (x, series, y, f"{y}_low", f"{y}_high") if name is not None]
+    missing = [name for name in needed if name not in table]
     if missing:
         raise DataError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
-    rows = table[table[y].notna() & table[x].notna() & table[series].notna()]
-    rows = rows[rows["role"] != "baseline"]
+    rows = table[table[needed].notna().all(axis=1) & (table["role"] != "baseline")]
     if rows.empty:
-        raise DataError(f"no row has both {x} and {y}")
+        raise DataError(f"no row has all of {', '.join(needed)}")
+    if x is None:
+        return _by_name(rows, series, y)
     figure = new_figure(6.4, 4.2)
     axes: Axes = figure.subplots()
     order = rows.groupby(series)[y].mean().sort_values(ascending=False).index
@@ -64,6 +66,20 @@ def plot_seeds(table: pd.DataFrame, *, x: str, series: str, y: str = "metric_dif
     axes.set_xlabel(_label(x))
     axes.set_ylabel(f"{y.replace('_', ' ')}, points")
     axes.legend(title=series.removeprefix("override."), loc="best")
+    return figure
+
+
+def _by_name(rows: pd.DataFrame, series: str, y: str) -> Figure:
+    rows = rows.assign(_=rows[y].astype(float)).sort_values("_", kind="stable")
+    middle, low, high = (100 * rows[name].astype(float) for name in (y, f"{y}_low", f"{y}_high"))
+    figure = new_figure(6.4, 0.9 + 0.27 * len(rows))
+    axes: Axes = figure.subplots()
+    axes.errorbar(
+        middle, range(len(rows)), xerr=[middle - low, high - middle], color=COLOURS[0], fmt="o", markersize=4, capsize=2
+    )
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [str(name) for name in rows[series]])
+    axes.set_xlabel(f"{y.replace('_', ' ')}, points")
     return figure
 
 
