@@ -83,7 +83,7 @@ def _summarise_seeds(study: Path, frame: pd.DataFrame, text: str) -> list[Path]:
     written = [study / "results.csv", study / "results.parquet", readme]
     x = f"speedup.{shapes[0]}" if len(shapes) > 1 else "macs_ratio"
     own = rows[~shared]
-    if names:
+    if names and len(own):
         against = x if own[x].nunique() > 1 else None
         written.append(save(plot_seeds(own, x=against, series=names[0]), study / "seeds.png"))
     return written

@@ -143,7 +143,7 @@ def test_killed_at_several_moments_it_ends_with_the_same_bytes(done: tuple[Path,
     arguments = command(
         tmp_path / "store", tmp_path / "run", "finetune.checkpoint_seconds=0", "distill.checkpoint_seconds=0"
     )
-    for seconds in (3.0, 5.0, 6.0, 7.0, 8.0, 10.0):
+    for seconds in (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0):
         job = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         time.sleep(seconds)
         if job.poll() is None:

@@ -53,8 +53,8 @@ def test_every_product_runs_in_an_integer_kernel_and_logits_stay_close(
     assert facts["executed"]["float"] == 1  # the head
     assert facts["integer_tables"] == 1
     assert facts["calibration_rows"] == 12
-    if not (pairs_saturate() and not facts["reduce_range"]):  # else sums of pairs saturate, which no bound holds for
-        assert distance(exported, left) < (0.3 if facts["reduce_range"] else 0.15)
+    saturates = pairs_saturate() and not facts["reduce_range"]
+    assert distance(exported, left) < (0.3 if saturates else 0.2 if facts["reduce_range"] else 0.15)
 
 
 def test_fused_kernels_answer_as_standard_operators_do(

@@ -9,7 +9,7 @@ from compress.sweeping.auto.figures import Figures, Limits
 __all__ = ["best", "eligible", "following"]
 
 _ERRORS_TO_THE_END = 1.96
-"""Standard errors from a value to the end of its 95 % interval."""
+"""Standard errors from a value to the end of its interval of 95 %, the default of `benchmark.confidence`."""
 
 
 def eligible(trials: Mapping[int, Figures], limits: Limits) -> list[int]:
