@@ -94,6 +94,12 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Return one for what the tests of a file share."""
+    return World(tmp_path_factory.mktemp("shared"))
+
+
 @pytest.fixture(scope="session")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a fine-tuned two-layer BERT."""

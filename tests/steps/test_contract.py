@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,6 +36,9 @@ from compress.config.schemas import (
 )
 from compress.errors import CompressError
 from compress.steps.registry import step_for, step_kinds
+
+if TYPE_CHECKING:
+    from .conftest import World
 
 CONFIGS: dict[str, Any] = {
     "finetune": Finetune(epochs=1, batch_size=16, learning_rate=1e-3),
@@ -75,21 +80,41 @@ RUNNABLE = [
 ]
 
 
-@pytest.fixture
-def source_of(world: Any, tuned: Checkpoint) -> Callable[[str], Any]:
-    """Return a function that gives a source that the kind of step accepts."""
+@dataclass
+class Made:
+    """What the tests of a kind of step share: its source, what the source was before, and what the step left."""
 
-    def give(kind: str) -> Any:
+    source: Any
+    before: str
+    left: Checkpoint
+
+
+@pytest.fixture(scope="module")
+def made(tuned: Checkpoint, shared_world: World) -> Callable[[str], Made]:
+    """Return a function that gives a kind's source and what the step left of it, run once for all tests."""
+    world = shared_world
+
+    @cache
+    def left(kind: str) -> Made:
+        source = source_of(kind)
+        before = source.digest if isinstance(source, Checkpoint) else ""
+        return Made(source, before, world.run(source, CONFIGS[kind]))
+
+    def source_of(kind: str) -> Any:
         if kind == "quantize/trained":
-            return world.run(world.run(tuned, CONFIGS["quantize/aware"]), CONFIGS["export"])
+            return aware()
         if kind == "cut":
-            return world.run(tuned, CONFIGS["elastic"])
+            return left("elastic").left
         accepts = step_kinds()[kind].accepts
         if "torch" in accepts:
             return tuned
-        return world.source if "source" in accepts else world.run(tuned, CONFIGS["export"])
+        return world.source if "source" in accepts else left("export").left
 
-    return give
+    @cache
+    def aware() -> Checkpoint:
+        return world.run(left("quantize/aware").left, CONFIGS["export"])
+
+    return left
 
 
 def test_every_registered_step_is_under_contract() -> None:
@@ -110,24 +135,23 @@ def test_declarations_are_complete(kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNNABLE)
-def test_equal_work_gives_equal_bytes(kind: str, world: Any, source_of: Callable[[str], Any]) -> None:
-    source = source_of(kind)
-    first, second = (world.run(source, CONFIGS[kind]) for _ in range(2))
-    assert first.manifest.files == second.manifest.files
-    assert first.digest == second.digest
+def test_equal_work_gives_equal_bytes(kind: str, world: World, made: Callable[[str], Made]) -> None:
+    first = made(kind)
+    second = world.run(first.source, CONFIGS[kind])
+    assert second.path != first.left.path
+    assert first.left.manifest.files == second.manifest.files
+    assert first.left.digest == second.digest
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNNABLE)
-def test_what_it_leaves_reloads_to_equal_logits(
-    kind: str, world: Any, source_of: Callable[[str], Any], tmp_path: Path
-) -> None:
+def test_what_it_leaves_reloads_to_equal_logits(kind: str, made: Callable[[str], Made], tmp_path: Path) -> None:
     import numpy as np
 
     from compress.checkpoint import copy_checkpoint
     from compress.runtime import open_predictor
 
-    left = world.run(source_of(kind), CONFIGS[kind])
+    left = made(kind).left
     assert left.format == step_kinds()[kind].leaves
     moved = copy_checkpoint(left, tmp_path / "moved")
     batch = {"input_ids": np.arange(5, 21).reshape(2, 8), "attention_mask": np.ones((2, 8), dtype=np.int64)}
@@ -145,24 +169,21 @@ def test_a_quantized_source_is_refused_before_work(kind: str, facts: Callable[..
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RUNNABLE)
-def test_the_source_is_left_as_it_was(kind: str, world: Any, source_of: Callable[[str], Any]) -> None:
-    source = source_of(kind)
-    world.run(source, CONFIGS[kind])
-    if isinstance(source, Checkpoint):
-        assert open_checkpoint(source.path).digest == source.digest
+def test_the_source_is_left_as_it_was(kind: str, made: Callable[[str], Made]) -> None:
+    run = made(kind)
+    if isinstance(run.source, Checkpoint):
+        assert open_checkpoint(run.source.path).digest == run.before
 
 
 @pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["finetune", "distill", "elastic"])
-def test_training_on_a_gpu_leaves_a_checkpoint_that_a_cpu_opens(
-    kind: str, world: Any, source_of: Callable[[str], Any]
-) -> None:
+def test_training_on_a_gpu_leaves_a_checkpoint_that_a_cpu_opens(kind: str, world: World, tuned: Checkpoint) -> None:
     import numpy as np
 
     from compress.runtime import open_predictor
 
-    source = world.source if kind == "finetune" else source_of(kind)
+    source = world.source if kind == "finetune" else tuned
     left = world.run(source, CONFIGS[kind], world.context(kind, device="cuda"))
     batch = {"input_ids": np.arange(5, 21).reshape(2, 8)}
     cpu, cuda = (open_predictor(left.path, threads=1, device=device).logits(batch) for device in ("cpu", "cuda"))
