@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "tests" / "results"))
 import sample  # noqa: E402 - the made-up records of the tests of results
 
 JOBS = {
-    "distillation_losses": 39,
+    "distillation_losses": 42,
     "pareto": 12,
     "pruning_criteria": 90,
     "quantization_calibration": 12,
