@@ -172,8 +172,8 @@ class Distill(Taught):
     teachers: list[str] | None = option(None, "several earlier steps instead, whose logits are averaged")
     student: Student = option(Student(), "the student")
     representations: Stage = option(Stage(), "a first stage, which teaches what the teacher computes on the way")
-    # Half of each: logits alone hold a student to its teacher's mistakes, which costs a point where the teacher was
-    # trained briefly; labels alone lose half a point on few rows (docs/distillation.md).
+    # Half of each: nine tenths of logits hold a student to a weak teacher's mistakes, which cost a point on 77 intents;
+    # labels alone lost half a point on tweets (docs/distillation.md).
     weights: DistillWeights = option(DistillWeights(task=0.5, logits=0.5), "weights of the loss terms")
     replace: Replacement = option(Replacement(), "student layers in place of blocks of the teacher's as they learn")
 

@@ -92,13 +92,12 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tuned: Checkpoint, shared_world: World) -> Callable[[str], Made]:
     """Return a function that gives a kind's source and what the step left of it, run once for all tests."""
-    world = shared_world
 
     @cache
     def left(kind: str) -> Made:
         source = source_of(kind)
         before = source.digest if isinstance(source, Checkpoint) else ""
-        return Made(source, before, world.run(source, CONFIGS[kind]))
+        return Made(source, before, shared_world.run(source, CONFIGS[kind]))
 
     def source_of(kind: str) -> Any:
         if kind == "quantize/trained":
@@ -108,11 +107,11 @@ def made(tuned: Checkpoint, shared_world: World) -> Callable[[str], Made]:
         accepts = step_kinds()[kind].accepts
         if "torch" in accepts:
             return tuned
-        return world.source if "source" in accepts else left("export").left
+        return shared_world.source if "source" in accepts else left("export").left
 
     @cache
     def aware() -> Checkpoint:
-        return world.run(left("quantize/aware").left, CONFIGS["export"])
+        return shared_world.run(left("quantize/aware").left, CONFIGS["export"])
 
     return left
 
